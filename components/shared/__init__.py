@@ -1,0 +1,1 @@
+"""What several rooms use: contracts, tables, audio, vocabularies, tracking, training, execution, generation."""

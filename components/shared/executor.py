@@ -1,0 +1,87 @@
+"""Maps a function over shards, keyed and restartable: a finished shard is never made again.
+
+Every item has a key (a hash of its input, the stage's config and its code). Its output is written under a temporary
+name in <work>/shards/ and renamed to <key>, so that after kill -9 only whole shards are there. The order of the results
+is the order of the items, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TypeVar
+
+from components.shared.manifest import atomic
+
+Item = TypeVar("Item")
+
+
+class ExecutorKind(Enum):
+    """Where shards are made."""
+
+    local = "local"
+    """Processes of this machine."""
+
+
+@dataclass(kw_only=True)
+class ExecutorConfig:
+    """How a stage's shards are spread over workers; the output does not depend on it."""
+
+    kind: ExecutorKind
+    """local: processes of this machine."""
+    num_workers: int
+    """Processes; 1 runs inside the stage's own process."""
+
+
+def map_shards(
+    make: Callable[[Item, Path], None],
+    items: list[Item],
+    keys: list[str],
+    *,
+    work: Path,
+    config: ExecutorConfig,
+    progress: Callable[[Iterable[int], int], Iterable[int]],
+) -> list[Path]:
+    """Make one file per item with make(item, temporary path) and return the finished paths in the order of items.
+
+    make: a picklable function of module level that writes exactly the path it is given.
+    keys: one key an item; items whose file work/shards/<key> is there are not made again.
+    progress: (iterator of finished counts, total) -> the same iterator, shown to the user.
+    Raises what make raises, after the shards under way have ended; finished shards stay.
+    """
+    if len(set(keys)) != len(items):
+        raise ValueError(f"shards: {len(items)} items but {len(set(keys))} distinct keys")
+    folder = work / "shards"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / key for key in keys]
+    missing = [(item, path) for item, path in zip(items, paths, strict=True) if not path.exists()]
+    for _ in progress(_run(make, missing, config.num_workers), len(missing)):
+        pass
+    return paths
+
+
+def _run(make: Callable[[Item, Path], None], jobs: list[tuple[Item, Path]], num_workers: int) -> Iterable[int]:
+    if num_workers <= 1 or len(jobs) <= 1:
+        for done, (item, path) in enumerate(jobs, start=1):
+            _make_one(make, item, path)
+            yield done
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context) as pool:
+        futures = [pool.submit(_make_one, make, item, path) for item, path in jobs]
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                yield done
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _make_one(make: Callable[[Item, Path], None], item: Item, path: Path) -> None:
+    with atomic(path) as temporary:
+        make(item, temporary)

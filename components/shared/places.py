@@ -1,0 +1,97 @@
+"""Where a stage reads and writes: published outs under data/, trial runs under runs/, unfinished work under .work/."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from components.shared.manifest import atomic, read_manifest, remove, replace, write_json
+
+STATS_ROW, STATS_SHARD = "row", "shard"
+
+
+def main_checkout(root: Path) -> Path:
+    """The checkout that owns the tracking store, also when root is a DVC experiment's folder inside it."""
+    parts = root.resolve().parts
+    for index, part in enumerate(parts):
+        if part == ".dvc" and parts[index + 1 : index + 3] == ("tmp", "exps"):
+            return Path(*parts[:index])
+    return root.resolve()
+
+
+@dataclass
+class Inputs:
+    """The published outs of earlier stages; remembers what was read, for lineage."""
+
+    data: Path
+    """The data/ folder."""
+    read: dict[str, str] = field(default_factory=dict)
+    """stage/name -> content hash of what this run opened."""
+
+    def folder(self, stage: str, name: str) -> Path:
+        """The folder data/<stage>/<name> of an earlier stage.
+
+        Raises ValueError when it was not made yet or has no manifest.
+        """
+        path = self.data / stage / name
+        if not path.is_dir():
+            raise ValueError(f"{path}: not there; make it with `dvc repro {stage.split('/')[0]}`")
+        self.read[f"{stage}/{name}"] = read_manifest(path).content_hash
+        return path
+
+    def json(self, stage: str, name: str) -> Any:
+        """A small JSON file data/<stage>/<name>, such as metrics.json."""
+        from components.shared.manifest import read_json
+
+        path = self.data / stage / name
+        if not path.is_file():
+            raise ValueError(f"{path}: not there; make it with `dvc repro {stage.split('/')[0]}`")
+        return read_json(path)
+
+
+@dataclass
+class Outputs:
+    """Where a stage writes. Folders appear under their final names only when the whole stage has succeeded."""
+
+    root: Path
+    """data/<stage>[/<item>] when published, runs/<stage>/<time> otherwise."""
+    work: Path
+    """.work/<stage>[/<item>]: survives failures and restarts; keyed shards, checkpoints."""
+    item: str = ""
+    """The matrix item, such as the model that evaluate looks at."""
+    made: list[str] = field(default_factory=list)
+
+    def folder(self, name: str) -> Path:
+        """A new empty folder that becomes <root>/<name> when the stage ends well."""
+        path = self.partial / name
+        remove(path)
+        path.mkdir(parents=True)
+        if name not in self.made:
+            self.made.append(name)
+        return path
+
+    def write_stats(self, shards: list[dict[str, float]], rows: list[dict[str, float]]) -> None:
+        """What the stage's check looks at: numeric columns, one record a shard and one for each of a sample of rows."""
+        frames = [pd.DataFrame(shards).assign(level=STATS_SHARD), pd.DataFrame(rows).assign(level=STATS_ROW)]
+        with atomic(self.root / "stats.parquet") as temporary:
+            pd.concat([frame for frame in frames if len(frame)]).to_parquet(temporary, index=False)
+
+    def publish(self, metrics: dict[str, float]) -> None:
+        """Rename the finished folders into place and write metrics.json beside them."""
+        for name in self.made:
+            target = self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.is_dir():
+                remove(target)
+            replace(self.partial / name, target)
+        remove(self.partial)
+        write_json(self.root / "metrics.json", metrics)
+
+    @property
+    def partial(self) -> Path:
+        """Folders of this run under their temporary place, on the same file system as the final one."""
+        return self.root / f".partial-{os.getpid()}"

@@ -1,0 +1,142 @@
+"""One way to train: Lightning with steps as the budget, checkpoints that resume, curves in the tracker."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from components.shared.tracking import Tracker
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """The budget and the machinery of one training run."""
+
+    num_steps: int
+    """Optimizer steps."""
+    precision: str
+    """Lightning precision: bf16-mixed, bf16-true or 32-true."""
+    gradient_clip: float
+    """Largest gradient norm; 0 leaves gradients alone."""
+    accumulate_batches: int
+    """Batches a step."""
+    log_every_steps: int
+    """Steps between two points of a curve."""
+    validate_every_steps: int
+    """Steps between two validations."""
+    checkpoint_every_steps: int
+    """Steps between two checkpoints to resume from."""
+
+
+def linear_schedule(peak_lr: float, final_lr: float, warmup_steps: int, num_steps: int) -> Callable[[int], float]:
+    """Factor on peak_lr at a step: linear warm-up, then linear from peak_lr to final_lr (paper section 2.4)."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
+        return 1.0 + (final_lr / peak_lr - 1.0) * done
+
+    return factor
+
+
+class _Curves(Callback):
+    """Sends what the module logged to the tracker and shows the progress bar."""
+
+    def __init__(self, tracker: Tracker, num_steps: int, every: int, what: str) -> None:
+        self.tracker, self.num_steps, self.every, self.what = tracker, num_steps, every, what
+        self.bar: Iterator[int] | None = None
+        self.seen = -1
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        left = range(trainer.global_step, self.num_steps)
+        self.seen = trainer.global_step
+        self.bar = iter(self.tracker.progress(left, len(left), self.what))
+        next(self.bar, None)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self.seen:
+            return
+        self.seen = step
+        if self.bar is not None:
+            next(self.bar, None)
+        if step % self.every == 0 or step == self.num_steps:
+            self._send(trainer, step, validation=False)
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._send(trainer, trainer.global_step, validation=True)
+
+    def _send(self, trainer: lightning.Trainer, step: int, validation: bool) -> None:
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("validation") == validation}
+        self.tracker.log_metrics(values, step)
+
+
+def fit(
+    module: lightning.LightningModule,
+    train: Any,
+    validation: Any,
+    config: TrainerConfig,
+    *,
+    tracker: Tracker,
+    work: Path,
+    what: str,
+) -> None:
+    """Train a module for config.num_steps optimizer steps, from work/checkpoints/last.ckpt when that is there.
+
+    train, validation: loaders (validation may be None). What the module logs under names that begin with "validation"
+    is a validation curve, everything else a training curve.
+    """
+    quiet()
+    checkpoints = work / "checkpoints"
+    keeper = ModelCheckpoint(
+        dirpath=checkpoints, every_n_train_steps=config.checkpoint_every_steps, save_last=True, save_top_k=0
+    )
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=1,
+        max_steps=config.num_steps,
+        max_epochs=-1,
+        precision=config.precision,  # type: ignore[arg-type]
+        gradient_clip_val=config.gradient_clip or None,
+        accumulate_grad_batches=config.accumulate_batches,
+        val_check_interval=config.validate_every_steps * config.accumulate_batches if validation is not None else None,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[keeper, _Curves(tracker, config.num_steps, config.log_every_steps, what)],
+    )
+    last = checkpoints / "last.ckpt"
+    resume = str(last) if last.is_file() else None
+    if resume:
+        tracker.say(f"{what}: resuming from {last}")
+    trainer.fit(module, train, validation, ckpt_path=resume, weights_only=False)
+
+
+def quiet() -> None:
+    """Silence Lightning's advice about workers and checkpoints; errors still show."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    for text in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*val_dataloader.*", ".*litlogger.*"):
+        warnings.filterwarnings("ignore", text)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global generator seeded inside the block and restored after it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,6 @@
+"""Run the stage: python -m components.speech_tokenizer --help."""
+
+from components.entry import main
+
+if __name__ == "__main__":
+    main("speech_tokenizer")
