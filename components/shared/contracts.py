@@ -5,6 +5,7 @@ Tables hold text and code numbers, never LM token ids, so that another base LM r
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from dataclasses import asdict, dataclass, fields
@@ -182,6 +183,64 @@ class Dialogue:
     split: str
 
 
+@dataclass(kw_only=True)
+class ItemScore:
+    """How one model did at one item of one task, beside a baseline at the same item.
+
+    A figure is sum(score) / sum(weight) over its items: an accuracy with weight 1, a word error rate with the number of
+    reference words as weight.
+    """
+
+    id: str
+    task: str
+    """transcription | generation | story | question | reply | resynthesis, or a finer name of the task's own."""
+    mode: str
+    """What goes in and what comes out: s_to_s, s_to_t, t_to_t, or what was measured of the sound."""
+    group: str
+    """What is reported apart: withheld | spoken facts, recorded_seen | synthesized_unseen ... speakers."""
+    language: str
+    cluster: str
+    """Items of one cluster (the fact, else the utterance) are resampled together."""
+    score: float
+    """Correct (1 or 0), errors in words, or tokens."""
+    baseline: float
+    """The same of the baseline: question-blind, unquantised, original audio."""
+    weight: float
+    """What score is divided by: 1, or reference words or tokens."""
+    reference: str
+    """The right answer or what was said."""
+    answer: str
+    """What the model gave."""
+
+
+@dataclass(kw_only=True)
+class SampleText:
+    """One text of a sample."""
+
+    label: str
+    text: str
+
+
+@dataclass(kw_only=True)
+class SampleSound:
+    """One sound of a sample."""
+
+    label: str
+    audio: str
+    """Path of a FLAC file, relative to the table's folder."""
+
+
+@dataclass(kw_only=True)
+class Sample:
+    """Something to read and hear: one item with what went in and what came out."""
+
+    id: str
+    title: str
+    language: str
+    texts: list[SampleText]
+    sounds: list[SampleSound]
+
+
 Row = typing.TypeVar("Row")
 
 
@@ -280,6 +339,8 @@ def check_row(row: Any) -> None:
         raise ValueError(f"{name}: answer {row.answer!r} is not among its candidates")
     if isinstance(row, Question) and len(row.candidates) != len(row.candidate_utterances):
         raise ValueError(f"{name}: {len(row.candidates)} candidates but {len(row.candidate_utterances)} utterances")
+    if isinstance(row, ItemScore) and not (row.weight > 0 and math.isfinite(row.score + row.baseline)):
+        raise ValueError(f"{name}: score {row.score}, baseline {row.baseline}, weight {row.weight}: not a finite share")
     if isinstance(row, Interleaved):
         for segment in row.segments:
             if segment.modality not in ("text", "speech"):
