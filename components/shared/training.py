@@ -6,7 +6,6 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from components.shared.tracking import Tracker
+from components.shared.training_config import TrainerConfig
 
-
-@dataclass(kw_only=True)
-class TrainerConfig:
-    """The budget and the machinery of one training run."""
-
-    num_steps: int
-    """Optimizer steps."""
-    precision: str
-    """Lightning precision: bf16-mixed, bf16-true or 32-true."""
-    gradient_clip: float
-    """Largest gradient norm; 0 leaves gradients alone."""
-    accumulate_batches: int
-    """Batches a step."""
-    log_every_steps: int
-    """Steps between two points of a curve."""
-    validate_every_steps: int
-    """Steps between two validations."""
-    checkpoint_every_steps: int
-    """Steps between two checkpoints to resume from."""
+__all__ = ["TrainerConfig", "fit", "linear_schedule", "quiet", "seeded"]
 
 
 def linear_schedule(peak_lr: float, final_lr: float, warmup_steps: int, num_steps: int) -> Callable[[int], float]:
