@@ -3,6 +3,158 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+from components.shared.training_config import TrainerConfig
+
+
+@dataclass(kw_only=True)
+class EncoderConfig:
+    """Shape of the token encoder."""
+
+    hidden_size: int
+    """Channels between its blocks; published: 512."""
+    num_heads: int
+    """Attention heads; published: 8."""
+    feed_forward_size: int
+    """Channels inside a feed-forward part; published: 2048."""
+    num_blocks: int
+    """Attention blocks; published: 6."""
+    block_size: int
+    """Tokens that see each other and all before them; published: 10, which is 0.8 s; 0: everything."""
+    dropout: float
+    """Share of hidden values dropped in training; published: 0.1."""
+    attention_dropout: float
+    """Share of attention weights dropped in training; published: 0.1."""
+
+
+@dataclass(kw_only=True)
+class UNetConfig:
+    """Shape of the velocity network."""
+
+    channels: list[int]
+    """Channels of each level, each half as long as the one before; multiples of 8; published: [256, 256]."""
+    num_blocks: int
+    """Transformer blocks after each ResNet block; published: 4."""
+    num_mid_blocks: int
+    """Blocks at the lowest level; published: 12."""
+    num_heads: int
+    """Attention heads; published: 8."""
+    head_size: int
+    """Channels of a head; published: 64."""
+    dropout: float
+    """Share of transformer outputs dropped in training; published: 0."""
+
+
+@dataclass(kw_only=True)
+class ShapeConfig:
+    """Shape of the flow: what config.json of a saved decoder keeps, with the number of codes."""
+
+    token_size: int
+    """Channels of a token's embedding; published: 512."""
+    num_regulator_layers: int
+    """Convolutions of the length regulator after stretching tokens to frames; published: 4."""
+    encoder: EncoderConfig
+    unet: UNetConfig
+
+
+@dataclass(kw_only=True)
+class SamplerConfig:
+    """How a mel is drawn from the flow."""
+
+    num_steps: int
+    """Euler steps from noise to mel; published: 10."""
+    guidance: float
+    """Classifier-free guidance: velocity = (1 + g) with content - g without; published: 0.7."""
+
+
+@dataclass(kw_only=True)
+class GriffinLimConfig:
+    """The tiny scale's vocoder: phases that agree with the magnitudes (Perraudin et al. 2013)."""
+
+    num_iterations: int
+    """Rounds of inverse and forward short-time Fourier transform."""
+    momentum: float
+    """How far a round runs ahead of the last one, 0..1; 0.99 in the paper of the fast variant."""
+
+
+@dataclass(kw_only=True)
+class StreamConfig:
+    """Decoding block by block."""
+
+    history_blocks: int
+    """Blocks already decoded that condition the next one as its prompt; bounds the cost of a block."""
+
+
+@dataclass(kw_only=True)
+class ObjectiveConfig:
+    """What the flow is trained on."""
+
+    sigma_min: float
+    """Noise left at the end of the path; published: 1e-6."""
+    drop_share: float
+    """Share of samples that lose content, speaker and prompt together, for guidance; published: 0.2."""
+    prompt_share: float
+    """Share of samples that see a prefix of their own mel as prompt; published: 0.5."""
+    max_prompt: float
+    """Longest prompt as a share of the sample's frames; published: 0.8."""
+    prior_weight: float
+    """Weight of (content - mel) squared, which ties the content channels to the mean mel; ours, after the prior loss
+    of Matcha-TTS; 0 trains as published."""
+
+
+@dataclass(kw_only=True)
+class PhaseConfig:
+    """One phase of the training; later phases go on from the weights of earlier ones."""
+
+    name: str
+    """Name of its curves."""
+    num_speakers: int
+    """Speakers with the most speech to train on; 0: all; the paper's second phase has 1."""
+    flow: bool
+    """Train the velocity network; without it the prior loss alone trains the token side, ten times cheaper a step."""
+    block_prompts: bool
+    """Cut prompts at multiples of the encoder's block, as streaming meets them (the paper's second phase)."""
+    peak_lr: float
+    """AdamW's learning rate after warm-up."""
+    final_lr: float
+    """Learning rate of the last step; linear in between."""
+    warmup_steps: int
+    """Steps of linear warm-up."""
+    frames_per_batch: int
+    """Mel frames in a batch; shorter crops make larger batches."""
+    trainer: TrainerConfig
+
+
+class Origin(Enum):
+    """Which utterances are trained on; the names are those of the contract."""
+
+    recorded = "recorded"
+    synthesized = "synthesized"
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Which pairs of tokens and audio are trained on."""
+
+    languages: list[str]
+    """ISO 639-1 codes."""
+    origins: list[Origin]
+    """Recorded speech is noisy; a decoder of synthesised voices alone sounds clean sooner."""
+    max_hours: float
+    """Audio used, evenly over the speakers; 0: all."""
+    max_crop_s: float
+    """Longest piece of an utterance in a batch, seconds; 0: whole utterances."""
+    min_crop_s: float
+    """Utterances shorter than this are dropped, seconds."""
+    keep_mels: bool
+    """Keep every mel in memory after the first use; wants 100 MB an hour of audio."""
+    num_workers: int
+    """Processes that read audio; 0: the stage's own."""
+    num_validation: int
+    """Utterances of the validation split that the losses are measured on."""
+    num_spoken: int
+    """Validation utterances that are decoded to waves for the tracker and, when judged, for the word error rate."""
 
 
 @dataclass(kw_only=True)
@@ -11,3 +163,20 @@ class SpeechDecoderConfig:
 
     seed: int
     """Root of the stage's randomness."""
+    compatible: bool
+    """Add the attention mask to the scores as released weights expect; false masks padding for real."""
+    objective: ObjectiveConfig
+    sampler: SamplerConfig
+    griffin_lim: GriffinLimConfig
+    stream: StreamConfig
+    weight_decay: float
+    """AdamW's decoupled weight decay."""
+    betas: list[float]
+    """AdamW's two decay rates."""
+    ema_decay: float
+    """Decay of the average of the weights that is saved; warmed up over the first steps."""
+    judge: str
+    """Whisper that transcribes decoded validation speech (hub id, folder or piece:name); empty: no word error rate."""
+    shape: ShapeConfig
+    data: DataConfig
+    phases: list[PhaseConfig]

@@ -1,0 +1,215 @@
+"""The velocity network of the flow: a U-Net of 1-D ResNet blocks and transformer blocks over mel frames.
+
+Parameter names are those of the published decoder (`decoder.estimator.*` of flow.pt). Source: the decoder of Matcha-TTS
+(Mehta et al. 2024, section 2.3) as CosyVoice conditions it: noisy mel, content, speaker and prompt stacked as channels.
+
+Shapes: B batch, C channels, F mel frames, E time embedding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.speech_decoder.config import UNetConfig
+
+_TIME_SCALE = 1000.0
+
+
+class UNet(nn.Module):
+    """(noisy mel, content, speaker, prompt, time) -> velocity of the mel."""
+
+    def __init__(self, config: UNetConfig, num_bins: int, compatible: bool) -> None:
+        super().__init__()
+        self.compatible = compatible
+        in_channels = 4 * num_bins
+        channels = list(config.channels)
+        time_size = 4 * channels[0]
+        self.time_mlp = _TimeMlp(in_channels, time_size)
+        self.down_blocks, self.mid_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        size = in_channels
+        for index, out_size in enumerate(channels):
+            last = index == len(channels) - 1
+            resize = nn.Conv1d(out_size, out_size, 3, padding=1) if last else _Halve(out_size)
+            self.down_blocks.append(self._level(config, size, out_size, time_size, resize))
+            size = out_size
+        for _ in range(config.num_mid_blocks):
+            self.mid_blocks.append(self._level(config, size, size, time_size, None))
+        rising = [*channels[::-1], channels[0]]
+        for index in range(len(channels)):
+            last = index == len(channels) - 1
+            out_size = rising[index + 1]
+            resize = nn.Conv1d(out_size, out_size, 3, padding=1) if last else _Double(out_size)
+            self.up_blocks.append(self._level(config, 2 * rising[index], out_size, time_size, resize))
+        self.final_block = _ConvBlock(rising[-1], rising[-1])
+        self.final_proj = nn.Conv1d(rising[-1], num_bins, 1)
+
+    @staticmethod
+    def _level(
+        config: UNetConfig, in_size: int, out_size: int, time_size: int, resize: nn.Module | None
+    ) -> nn.ModuleList:
+        inner = config.num_heads * config.head_size
+        blocks = nn.ModuleList(
+            _TransformerBlock(out_size, config.num_heads, inner, config.dropout) for _ in range(config.num_blocks)
+        )
+        parts: list[nn.Module] = [_ResNetBlock(in_size, out_size, time_size), blocks]
+        return nn.ModuleList(parts if resize is None else [*parts, resize])
+
+    def forward(
+        self, noisy: Tensor, valid: Tensor, content: Tensor, time: Tensor, speaker: Tensor, prompt: Tensor
+    ) -> Tensor:
+        """The velocity at `time`: (B, bins, F), float32, zero where a frame is not valid.
+
+        noisy, content, prompt: (B, bins, F); valid: (B, 1, F), 1 or 0; time: (B,), 0..1; speaker: (B, bins).
+        """
+        embedded = self.time_mlp(time_embedding(time, 4 * noisy.shape[1]))
+        hidden = torch.cat([noisy, content, speaker[:, :, None].expand_as(noisy), prompt], dim=1)
+        masks, skips = [valid], []
+        for resnet, blocks, resize in self.down_blocks:
+            hidden = self._attend(resnet(hidden, masks[-1], embedded), masks[-1], blocks)
+            skips.append(hidden)
+            hidden = resize(hidden * masks[-1])
+            masks.append(masks[-1][:, :, ::2] if isinstance(resize, _Halve) else masks[-1])
+        masks.pop()  # the last level keeps its length
+        for resnet, blocks in self.mid_blocks:
+            hidden = self._attend(resnet(hidden, masks[-1], embedded), masks[-1], blocks)
+        for resnet, blocks, resize in self.up_blocks:
+            mask, skip = masks.pop(), skips.pop()
+            hidden = torch.cat([hidden[:, :, : skip.shape[-1]], skip], dim=1)  # doubling an odd length adds a frame
+            hidden = self._attend(resnet(hidden, mask, embedded), mask, blocks)
+            hidden = resize(hidden * mask)
+        hidden = self.final_block(hidden, valid)
+        return self.final_proj(hidden * valid) * valid
+
+    def _attend(self, hidden: Tensor, valid: Tensor, blocks: nn.ModuleList) -> Tensor:
+        """Transformer blocks over frames.
+
+        compatible: the published code adds the 0/1 mask to the scores, which masks nothing; its weights were
+        trained with that. Otherwise padded frames are not attended to.
+        """
+        if self.compatible:
+            bias = (valid.transpose(1, 2) @ valid)[:, None].to(hidden.dtype)
+        else:
+            bias = valid[:, None].bool()  # (B, 1, 1, F): over keys
+        hidden = hidden.transpose(1, 2)
+        for block in blocks:
+            hidden = block(hidden, bias)
+        return hidden.transpose(1, 2)
+
+
+class _TimeMlp(nn.Module):
+    def __init__(self, in_size: int, out_size: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_size, out_size)
+        self.linear_2 = nn.Linear(out_size, out_size)
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(embedded)))
+
+
+class _ConvBlock(nn.Module):
+    """Convolution over frames, group norm over the whole sequence, Mish."""
+
+    def __init__(self, in_size: int, out_size: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv1d(in_size, out_size, 3, padding=1), nn.GroupNorm(8, out_size), nn.Mish())
+
+    def forward(self, hidden: Tensor, valid: Tensor) -> Tensor:
+        return self.block(hidden * valid) * valid
+
+
+class _ResNetBlock(nn.Module):
+    """Two convolution blocks with the time added between them, around a 1 x 1 shortcut."""
+
+    def __init__(self, in_size: int, out_size: int, time_size: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_size, out_size))
+        self.block1 = _ConvBlock(in_size, out_size)
+        self.block2 = _ConvBlock(out_size, out_size)
+        self.res_conv = nn.Conv1d(in_size, out_size, 1)
+
+    def forward(self, hidden: Tensor, valid: Tensor, time: Tensor) -> Tensor:
+        inner = self.block1(hidden, valid) + self.mlp(time)[:, :, None]
+        return self.block2(inner, valid) + self.res_conv(hidden * valid)
+
+
+class _TransformerBlock(nn.Module):
+    """Self-attention and a GELU feed-forward on (B, F, C), each normalised first and added."""
+
+    def __init__(self, size: int, num_heads: int, inner_size: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.norm3 = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.attn1 = _Attention(size, num_heads, inner_size, dropout)
+        self.ff = _FeedForward(size, dropout)
+
+    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        hidden = hidden + self.attn1(self.norm1(hidden), bias)
+        return hidden + self.ff(self.norm3(hidden))
+
+
+class _Attention(nn.Module):
+    def __init__(self, size: int, num_heads: int, inner_size: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(size, inner_size, bias=False)
+        self.to_k = nn.Linear(size, inner_size, bias=False)
+        self.to_v = nn.Linear(size, inner_size, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner_size, size), nn.Dropout(dropout))
+
+    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        query, key, value = (
+            layer(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer in (self.to_q, self.to_k, self.to_v)
+        )
+        bias = bias if bias.dtype == torch.bool else bias.to(query.dtype)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.to_out(mixed.transpose(1, 2).flatten(2))
+
+
+class _FeedForward(nn.Module):
+    """Names as published: net.0.proj, then dropout, then net.2."""
+
+    def __init__(self, size: int, dropout: float) -> None:
+        super().__init__()
+        self.net = nn.Sequential(_Gelu(size, 4 * size), nn.Dropout(dropout), nn.Linear(4 * size, size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.net(hidden)
+
+
+class _Gelu(nn.Module):
+    def __init__(self, in_size: int, out_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_size, out_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.gelu(self.proj(hidden))
+
+
+class _Halve(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(size, size, 3, stride=2, padding=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.conv(hidden)
+
+
+class _Double(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose1d(size, size, 4, stride=2, padding=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.conv(hidden)
+
+
+def time_embedding(time: Tensor, size: int) -> Tensor:
+    """time: (B,), 0..1 -> (B, size), float32: sines, then cosines, of 1000 times the time."""
+    half = size // 2
+    rates = torch.exp(torch.arange(half, device=time.device, dtype=torch.float32) * -(math.log(10_000.0) / (half - 1)))
+    phases = _TIME_SCALE * time.float()[:, None] * rates
+    return torch.cat([phases.sin(), phases.cos()], dim=-1)
