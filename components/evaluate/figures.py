@@ -1,0 +1,55 @@
+"""From item scores to the figures of metrics.json: a value, its interval, what it is measured against, the difference."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from components.evaluate.intervals import difference_interval, ratio_interval
+from components.shared.contracts import ItemScore
+
+ACCURACIES = ("s_to_s", "s_to_t", "t_to_t")
+
+
+def summarise(scores: Iterable[ItemScore], *, seed: int, level: float) -> dict[str, float]:
+    """Figures of every task and mode: <task>_<mode> over all items and <task>_<mode>_<group> apart.
+
+    Accuracies are also given over all groups and by language (when there are two), with `_chance` for the baseline.
+    Error rates and lengths never mix groups, since recorded and synthesised speech are no one figure; their baseline is
+    called `_reference`. Each comes with _low, _high, _difference (value minus baseline, paired), _difference_low,
+    _difference_high and _items.
+    """
+    rows: dict[str, list[ItemScore]] = defaultdict(list)
+    languages = defaultdict(set)
+    scores = list(scores)
+    for row in scores:
+        languages[row.task, row.mode].add(row.language)
+    for row in scores:
+        name = f"{row.task}_{row.mode}"
+        rows[f"{name}_{row.group}"].append(row)
+        if row.mode in ACCURACIES:
+            rows[name].append(row)
+            if len(languages[row.task, row.mode]) > 1:
+                rows[f"{name}_{row.language}"].append(row)
+    metrics: dict[str, float] = {}
+    for name in sorted(rows):
+        metrics |= _figure(name, rows[name], seed, level)
+    return metrics
+
+
+def _figure(name: str, rows: list[ItemScore], seed: int, level: float) -> dict[str, float]:
+    scores, baselines, weights = ([getattr(row, key) for row in rows] for key in ("score", "baseline", "weight"))
+    clusters = [row.cluster for row in rows]
+    figure = ratio_interval(scores, weights, clusters, seed=seed, level=level)
+    difference = difference_interval(scores, baselines, weights, clusters, seed=seed, level=level)
+    beside = "chance" if rows[0].mode in ACCURACIES else "reference"
+    return {
+        name: figure.value,
+        f"{name}_low": figure.low,
+        f"{name}_high": figure.high,
+        f"{name}_{beside}": sum(baselines) / sum(weights),
+        f"{name}_difference": difference.value,
+        f"{name}_difference_low": difference.low,
+        f"{name}_difference_high": difference.high,
+        f"{name}_items": float(len(rows)),
+    }

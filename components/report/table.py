@@ -1,0 +1,221 @@
+"""The main figures of a run, from data/*/metrics.json: for the report's page, the README and the terminal.
+
+python -m components.report.table            # Markdown, on standard output
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.shared.manifest import read_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the table: where its figure stands and how to read it."""
+
+    section: str
+    label: str
+    model: str
+    """The item of evaluate that measured it."""
+    metric: str
+    beside: str
+    """What the baseline is, in a few words; an empty string when there is none."""
+    share: bool = True
+    """Shown in percent; otherwise as a plain ratio."""
+    higher_is_better: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A line with what was measured."""
+
+    line: Line
+    value: float
+    low: float | None
+    high: float | None
+    baseline: float | None
+    beyond: bool | None
+    """Whether the paired difference to the baseline excludes zero in the good direction; None without a baseline."""
+    num_items: int | None
+
+    def show(self, value: float | None) -> str:
+        """A value in the line's unit: 12.3% or 1.04."""
+        if value is None:
+            return ""
+        return f"{100 * value:.1f}%" if self.line.share else f"{value:.2f}"
+
+    @property
+    def interval(self) -> str:
+        """The 95% interval in the line's unit, or an empty string."""
+        return "" if self.low is None else f"{self.show(self.low)} – {self.show(self.high)}"
+
+
+TOKENIZER = "Speech tokenizer: its words, from tokens alone"
+TEXT_TO_TOKEN = "Text to token: what the tokens say"
+STORIES = "Speech-text LM: the right ending of a story"
+QUESTIONS = "Speech-text LM: the answer to a question"
+CHAT = "Chat model: spoken questions"
+DECODER = "Speech decoder: heard by another recogniser"
+WHISPER, REAL, ENDING, BLIND, ORIGINAL = (
+    "Whisper, not quantised",
+    "real tokens",
+    "ending without its story",
+    "answer without its question",
+    "original audio",
+)
+
+
+def _errors(model: str, section: str, beside: str, *lines: tuple[str, str]) -> list[Line]:
+    return [Line(section=section, label=label, model=model, metric=name, beside=beside) for label, name in lines]
+
+
+def _accuracies(section: str, task: str, beside: str) -> list[Line]:
+    modes = (("speech → speech", "s_to_s"), ("speech → text", "s_to_t"), ("text → text", "t_to_t"))
+    groups = (("facts that speech states", "spoken"), ("facts that only text states", "withheld"))
+    return [
+        Line(
+            section=section,
+            label=f"{way}, {facts}",
+            model="pretrain",
+            metric=f"{task}_{mode}_{group}",
+            beside=beside,
+            higher_is_better=True,
+        )
+        for way, mode in modes
+        for facts, group in groups
+    ]
+
+
+LINES = (
+    *_errors(
+        "speech_tokenizer",
+        TOKENIZER,
+        WHISPER,
+        ("WER, synthesised English, voices of training", "transcription_wer_synthesized_seen"),
+        ("WER, synthesised English, a voice kept for test", "transcription_wer_synthesized_unseen"),
+        ("WER, recorded English, speaker of training", "transcription_wer_recorded_seen"),
+        ("WER, recorded English, speakers not in training", "transcription_wer_recorded_unseen"),
+        ("CER, synthesised Mandarin, voices of training", "transcription_cer_synthesized_seen"),
+        ("CER, synthesised Mandarin, a voice kept for test", "transcription_cer_synthesized_unseen"),
+        ("CER, recorded Mandarin", "transcription_cer_recorded_seen"),
+    ),
+    Line(
+        section=TOKENIZER,
+        label="Codebook in use",
+        model="speech_tokenizer",
+        metric="codebook_use",
+        beside="",
+        higher_is_better=True,
+    ),
+    *_errors(
+        "text_to_token",
+        TEXT_TO_TOKEN,
+        REAL,
+        ("WER, unseen English sentences", "generation_wer_sentences"),
+        ("CER, unseen Mandarin sentences", "generation_cer_sentences"),
+    ),
+    *_errors(
+        "text_to_token",
+        TEXT_TO_TOKEN,
+        "",
+        ("WER, spans of unseen English texts", "generation_wer_spans"),
+        ("CER, spans of unseen Mandarin texts", "generation_cer_spans"),
+    ),
+    Line(
+        section=TEXT_TO_TOKEN,
+        label="Tokens made, against tokens of the recording",
+        model="text_to_token",
+        metric="generation_length_sentences",
+        beside="",
+        share=False,
+    ),
+    *_accuracies(STORIES, "story", ENDING),
+    *_accuracies(QUESTIONS, "question", BLIND),
+    Line(
+        section=CHAT,
+        label="Right answer in the text of the reply",
+        model="sft",
+        metric="reply_s_to_t",
+        beside=BLIND,
+        higher_is_better=True,
+    ),
+    Line(
+        section=CHAT,
+        label="Right answer in the speech of the reply",
+        model="sft",
+        metric="reply_s_to_s",
+        beside=BLIND,
+        higher_is_better=True,
+    ),
+    *_errors("sft", CHAT, "", ("WER of the reply's speech against its text", "reply_wer_speech")),
+    *_errors(
+        "speech_decoder",
+        DECODER,
+        ORIGINAL,
+        ("WER, synthesised English", "resynthesis_wer_synthesized"),
+        ("WER, recorded English", "resynthesis_wer_recorded"),
+        ("WER of the mel alone through the vocoder, synthesised", "vocoder_wer_synthesized"),
+        ("WER of the mel alone through the vocoder, recorded", "vocoder_wer_recorded"),
+    ),
+)
+
+
+def read_figures(data: Path) -> list[Figure]:
+    """The figures that a run has measured, in the order of LINES; models that were not evaluated are left out."""
+    found = {path.parent.name: read_json(path) for path in sorted(data.glob("evaluate/*/metrics.json"))}
+    return [
+        figure(line, found[line.model]) for line in LINES if line.model in found and line.metric in found[line.model]
+    ]
+
+
+def figure(line: Line, metrics: dict[str, Any]) -> Figure:
+    """One line filled from the metrics of its model."""
+    get: Callable[[str], float | None] = lambda suffix: metrics.get(f"{line.metric}_{suffix}")  # noqa: E731
+    baseline = (metrics.get(f"{line.metric}_chance", get("reference"))) if line.beside else None
+    low, high, num_items = get("difference_low"), get("difference_high"), get("items")
+    beyond = None
+    if baseline is not None and low is not None and high is not None:
+        beyond = low > 0 if line.higher_is_better else high < 0
+    return Figure(
+        line=line,
+        value=metrics[line.metric],
+        low=get("low"),
+        high=get("high"),
+        baseline=baseline,
+        beyond=beyond,
+        num_items=None if num_items is None else int(num_items),
+    )
+
+
+def to_markdown(figures: list[Figure]) -> str:
+    """The figures as a Markdown table, a heading row for each section."""
+    rows = ["| what | value | 95% interval | beside it | items |", "|---|---|---|---|---|"]
+    section = ""
+    for item in figures:
+        if item.line.section != section:
+            section = item.line.section
+            rows.append(f"| **{section}** | | | | |")
+        beside = f"{item.show(item.baseline)} ({item.line.beside})" if item.baseline is not None else ""
+        items = "" if item.num_items is None else str(item.num_items)
+        rows.append(f"| {item.line.label} | {item.show(item.value)} | {item.interval} | {beside} | {items} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Print the table of the run in data/."""
+    parser = argparse.ArgumentParser(prog="python -m components.report.table", description="The main figures of a run.")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the folder that stages publish to")
+    options = parser.parse_args()
+    figures = read_figures(options.data)
+    if not figures:
+        raise SystemExit(f"{options.data}: no figures; make them with `dvc repro report`")
+    print(to_markdown(figures))
+
+
+if __name__ == "__main__":
+    main()
