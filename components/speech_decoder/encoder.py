@@ -80,7 +80,7 @@ class _FeedForward(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Multi-head attention whose scores are content (q + u) k plus distance (q + v) p (Dai et al. 2019, section 3.3)."""
+    """Attention whose scores are content (q + u) k plus distance (q + v) p (Dai et al. 2019, section 3.3)."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
         super().__init__()

@@ -59,11 +59,12 @@ class UNet(nn.Module):
         return nn.ModuleList(parts if resize is None else [*parts, resize])
 
     def forward(
-        self, noisy: Tensor, valid: Tensor, content: Tensor, time: Tensor, speaker: Tensor, prompt: Tensor
+        self, noisy: Tensor, valid: Tensor | None, content: Tensor, time: Tensor, speaker: Tensor, prompt: Tensor
     ) -> Tensor:
         """The velocity at `time`: (B, bins, F), float32, zero where a frame is not valid.
 
-        noisy, content, prompt: (B, bins, F); valid: (B, 1, F), 1 or 0; time: (B,), 0..1; speaker: (B, bins).
+        noisy, content, prompt: (B, bins, F); valid: (B, 1, F), 1 or 0, or None when no frame is padding; time: (B,),
+        0..1; speaker: (B, bins).
         """
         embedded = self.time_mlp(time_embedding(time, 4 * noisy.shape[1]))
         hidden = torch.cat([noisy, content, speaker[:, :, None].expand_as(noisy), prompt], dim=1)
@@ -71,33 +72,37 @@ class UNet(nn.Module):
         for resnet, blocks, resize in self.down_blocks:
             hidden = self._attend(resnet(hidden, masks[-1], embedded), masks[-1], blocks)
             skips.append(hidden)
-            hidden = resize(hidden * masks[-1])
-            masks.append(masks[-1][:, :, ::2] if isinstance(resize, _Halve) else masks[-1])
-        masks.pop()  # the last level keeps its length
+            hidden = resize(_keep(hidden, masks[-1]))
+            if isinstance(resize, _Halve):
+                masks.append(None if valid is None else masks[-1][:, :, ::2])
+        mask = masks[-1]
         for resnet, blocks in self.mid_blocks:
-            hidden = self._attend(resnet(hidden, masks[-1], embedded), masks[-1], blocks)
+            hidden = self._attend(resnet(hidden, mask, embedded), mask, blocks)
         for resnet, blocks, resize in self.up_blocks:
             mask, skip = masks.pop(), skips.pop()
             hidden = torch.cat([hidden[:, :, : skip.shape[-1]], skip], dim=1)  # doubling an odd length adds a frame
             hidden = self._attend(resnet(hidden, mask, embedded), mask, blocks)
-            hidden = resize(hidden * mask)
+            hidden = resize(_keep(hidden, mask))
         hidden = self.final_block(hidden, valid)
-        return self.final_proj(hidden * valid) * valid
+        return _keep(self.final_proj(_keep(hidden, valid)), valid)
 
-    def _attend(self, hidden: Tensor, valid: Tensor, blocks: nn.ModuleList) -> Tensor:
+    def _attend(self, hidden: Tensor, valid: Tensor | None, blocks: nn.ModuleList) -> Tensor:
         """Transformer blocks over frames.
 
         compatible: the published code adds the 0/1 mask to the scores, which masks nothing; its weights were
         trained with that. Otherwise padded frames are not attended to.
         """
-        if self.compatible:
-            bias = (valid.transpose(1, 2) @ valid)[:, None].to(hidden.dtype)
-        else:
-            bias = valid[:, None].bool()  # (B, 1, 1, F): over keys
+        bias = None
+        if valid is not None:
+            bias = (valid.transpose(1, 2) @ valid)[:, None] if self.compatible else valid[:, None].bool()
         hidden = hidden.transpose(1, 2)
         for block in blocks:
             hidden = block(hidden, bias)
         return hidden.transpose(1, 2)
+
+
+def _keep(hidden: Tensor, valid: Tensor | None) -> Tensor:
+    return hidden if valid is None else hidden * valid
 
 
 class _TimeMlp(nn.Module):
@@ -117,8 +122,8 @@ class _ConvBlock(nn.Module):
         super().__init__()
         self.block = nn.Sequential(nn.Conv1d(in_size, out_size, 3, padding=1), nn.GroupNorm(8, out_size), nn.Mish())
 
-    def forward(self, hidden: Tensor, valid: Tensor) -> Tensor:
-        return self.block(hidden * valid) * valid
+    def forward(self, hidden: Tensor, valid: Tensor | None) -> Tensor:
+        return _keep(self.block(_keep(hidden, valid)), valid)
 
 
 class _ResNetBlock(nn.Module):
@@ -131,9 +136,9 @@ class _ResNetBlock(nn.Module):
         self.block2 = _ConvBlock(out_size, out_size)
         self.res_conv = nn.Conv1d(in_size, out_size, 1)
 
-    def forward(self, hidden: Tensor, valid: Tensor, time: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, valid: Tensor | None, time: Tensor) -> Tensor:
         inner = self.block1(hidden, valid) + self.mlp(time)[:, :, None]
-        return self.block2(inner, valid) + self.res_conv(hidden * valid)
+        return self.block2(inner, valid) + self.res_conv(_keep(hidden, valid))
 
 
 class _TransformerBlock(nn.Module):
@@ -145,7 +150,7 @@ class _TransformerBlock(nn.Module):
         self.attn1 = _Attention(size, num_heads, inner_size, dropout)
         self.ff = _FeedForward(size, dropout)
 
-    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
         hidden = hidden + self.attn1(self.norm1(hidden), bias)
         return hidden + self.ff(self.norm3(hidden))
 
@@ -159,12 +164,13 @@ class _Attention(nn.Module):
         self.to_v = nn.Linear(size, inner_size, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner_size, size), nn.Dropout(dropout))
 
-    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
         query, key, value = (
             layer(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for layer in (self.to_q, self.to_k, self.to_v)
         )
-        bias = bias if bias.dtype == torch.bool else bias.to(query.dtype)
+        if bias is not None and bias.dtype != torch.bool:
+            bias = bias.to(query.dtype)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.to_out(mixed.transpose(1, 2).flatten(2))
 
