@@ -1,4 +1,4 @@
-"""From item scores to the figures of metrics.json: a value, its interval, what it is measured against, the difference."""
+"""From item scores to the figures of metrics.json: value, interval, baseline, and the difference of the two."""
 
 from __future__ import annotations
 

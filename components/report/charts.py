@@ -1,10 +1,11 @@
 """Charts as inline SVG: they take the page's colours, so that they follow its light or dark theme, and scale with it.
 
-Classes (coloured in page.html.j2): `ink` text, `faint` grid, `mark` the figure, `beside` its baseline, `s0` ... `s4` series.
+Classes, coloured in page.html.j2: `ink` text, `faint` grid, `mark` the figure, `beside` its baseline, `s0`-`s4` curves.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from html import escape
@@ -14,8 +15,8 @@ from components.report.table import Figure
 Series = dict[str, list[tuple[float, float]]]
 """Name of a curve -> its (step, value) points."""
 
-WIDTH = 760
-LABEL_WIDTH = 330
+WIDTH = 980
+LABEL_WIDTH = 400
 ROW = 26
 MAX_POINTS = 240
 """Points drawn of one curve; more are averaged in bins."""
@@ -94,8 +95,8 @@ def line_chart(series: Series, title: str, *, width: int = 372, height: int = 22
     for index, (name, points) in enumerate(series.items()):
         color = f"s{index % 5}"
         if len(points) == 1:
-            x, y = place(*points[0]).split(",")
-            parts.append(f'<circle class="dot {color}" cx="{x}" cy="{y}" r="3"/>')
+            across, down = place(*points[0]).split(",")
+            parts.append(f'<circle class="dot {color}" cx="{across}" cy="{down}" r="3"/>')
         else:
             path = " ".join(place(x, y) for x, y in points)
             parts.append(f'<polyline class="curve {color}" points="{path}"><title>{escape(name)}</title></polyline>')
@@ -143,7 +144,7 @@ def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     if len(finite) <= MAX_POINTS:
         return finite
     edges = [round(index * len(finite) / MAX_POINTS) for index in range(MAX_POINTS + 1)]
-    bins = [finite[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    bins = [finite[a:b] for a, b in itertools.pairwise(edges)]
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in bins]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from functools import cache
 
 import matplotlib
@@ -37,7 +38,7 @@ def spectrogram_db(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     top_mel = 2595.0 * np.log10(1.0 + min(TOP_HZ, sample_rate_hz / 2) / 700.0)
     edges_hz = 700.0 * (10.0 ** (np.linspace(0.0, top_mel, HEIGHT + 1) / 2595.0) - 1.0)
     edges = np.floor(edges_hz / (sample_rate_hz / 2) * (power_TF.shape[1] - 1)).astype(int)
-    sums_TH = np.stack([power_TF[:, a : max(a + 1, b)].mean(axis=1) for a, b in zip(edges, edges[1:], strict=False)], 1)
+    sums_TH = np.stack([power_TF[:, a : max(a + 1, b)].mean(axis=1) for a, b in itertools.pairwise(edges)], 1)
     return (10.0 * np.log10(sums_TH + 1e-10)).T.astype(np.float32)
 
 
@@ -45,4 +46,4 @@ def spectrogram_db(wave: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 def _palette() -> list[int]:
     """Matplotlib's magma as 256 RGB triples in a row."""
     colors = matplotlib.colormaps["magma"](np.arange(256))[:, :3]
-    return [int(round(255 * value)) for value in colors.ravel()]
+    return [round(255 * value) for value in colors.ravel()]

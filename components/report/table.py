@@ -159,8 +159,8 @@ LINES = (
         ORIGINAL,
         ("WER, synthesised English", "resynthesis_wer_synthesized"),
         ("WER, recorded English", "resynthesis_wer_recorded"),
-        ("WER of the mel alone through the vocoder, synthesised", "vocoder_wer_synthesized"),
-        ("WER of the mel alone through the vocoder, recorded", "vocoder_wer_recorded"),
+        ("WER of the vocoder on the true mel, synthesised", "vocoder_wer_synthesized"),
+        ("WER of the vocoder on the true mel, recorded", "vocoder_wer_recorded"),
     ),
 )
 
