@@ -1,4 +1,7 @@
-"""Many robotic English voices: espeak-ng's shared library, called through ctypes, one instance a process.
+"""Many robotic English voices: espeak-ng's shared library, called through ctypes.
+
+The library keeps hidden state between utterances (flutter, wave phase), so the same text would sound different each
+time. It is therefore loaded anew for every utterance, which takes 2 ms and makes the wave a function of its inputs.
 
 Source  the calls and constants of espeak-ng 1.52's speak_lib.h
 """
@@ -6,7 +9,7 @@ Source  the calls and constants of espeak-ng 1.52's speak_lib.h
 from __future__ import annotations
 
 import ctypes
-import functools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,79 +26,75 @@ RATE, PITCH = 1, 3
 DEFAULT_WORDS_PER_MINUTE = 160
 DEFAULT_PITCH = 50
 """Of espeak's scale 0..100."""
+SAMPLE_RATE_HZ = 22_050
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-
-
-class _Espeak:
-    """The library, initialised, and the samples of the utterance that it is speaking."""
-
-    def __init__(self, folder: Path) -> None:
-        self.library = ctypes.CDLL(str(folder / "libespeak-ng.so"))
-        self.rate_hz = self.library.espeak_Initialize(SYNCHRONOUS, 0, str(folder).encode(), DONT_EXIT)
-        if self.rate_hz <= 0:
-            raise ValueError(f"espeak-ng: cannot read its data in {folder}")
-        self.library.espeak_Synth.argtypes = [
-            ctypes.c_char_p,
-            ctypes.c_size_t,
-            ctypes.c_uint,
-            ctypes.c_int,
-            ctypes.c_uint,
-            ctypes.c_uint,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-        ]
-        self.chunks: list[np.ndarray] = []
-        self.callback = CALLBACK(self._take)
-        """Kept, since the library holds its address."""
-        self.library.espeak_SetSynthCallback(self.callback)
-
-    def _take(self, samples: Any, count: int, _events: int | None) -> int:
-        if samples and count > 0:
-            self.chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
-
-    def speak(self, voice: str, text: str, words_per_minute: int, pitch: int) -> np.ndarray:
-        """(samples,), int16. The voice is set each time, which also resets its parameters."""
-        if self.library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise ValueError(f"espeak-ng: got voice {voice!r}, wanted one such as en-us+f3")
-        self.library.espeak_SetParameter(RATE, words_per_minute, 0)
-        self.library.espeak_SetParameter(PITCH, pitch, 0)
-        self.chunks = []
-        data = text.encode()
-        status = self.library.espeak_Synth(data, len(data) + 1, 0, 0, 0, UTF8, None, None)
-        if status != 0:
-            raise RuntimeError(f"espeak-ng: synthesis failed with status {status}")
-        return np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16)
-
-
-@functools.cache
-def _espeak() -> _Espeak:
-    return _Espeak(fetch("espeak-ng") / "espeakng_loader")
+SYNTH_ARGUMENTS: list[Any] = [ctypes.c_char_p, ctypes.c_size_t, *[ctypes.c_uint] * 4, ctypes.c_void_p, ctypes.c_void_p]
+_one_at_a_time = threading.Lock()
 
 
 class EspeakVoice:
     """One language and variant of espeak-ng."""
 
-    languages = ("en",)
+    languages: tuple[str, ...] = ("en",)
     license = PIECES["espeak-ng"].license
+    sample_rate_hz = SAMPLE_RATE_HZ
 
     def __init__(self, name: VoiceName) -> None:
-        self.name = name.full
-        self.voice = f"{name.speaker}+{name.variant}" if name.variant else name.speaker
+        self.folder = fetch("espeak-ng") / "espeakng_loader"
+        data = self.folder / "espeak-ng-data"
+        accents = sorted(path.name.lower() for path in (data / "lang" / "gmw").glob("en*"))
+        if name.speaker not in accents:
+            raise ValueError(f"voice {name.full!r}: got accent {name.speaker!r}, wanted one of {', '.join(accents)}")
+        if name.variant and not (data / "voices" / "!v" / name.variant).is_file():
+            raise ValueError(
+                f"voice {name.full!r}: got variant {name.variant!r}, wanted one such as f1..f5, m1..m8, Andy"
+            )
         if "formant" in name.options:
-            raise ValueError(f"voice {name.full!r}: espeak has no formant option, wanted pace or pitch")
-        variants = fetch("espeak-ng") / "espeakng_loader" / "espeak-ng-data" / "voices" / "!v"
-        if not name.speaker.startswith("en") or (name.variant and not (variants / name.variant).is_file()):
-            raise ValueError(f"voice {name.full!r}: wanted espeak:en-us, en-gb, ... with a variant such as f3 or m1")
+            raise ValueError(f"voice {name.full!r}: got formant, wanted pace or pitch; variants move the formants here")
+        self.name = name.full
+        self.espeak_name = f"{name.speaker}+{name.variant}" if name.variant else name.speaker
         self.pace, self.pitch = name.options.get("pace", 1.0), name.options.get("pitch", 1.0)
-        self.sample_rate_hz = _espeak().rate_hz
 
     def speak(self, text: str, language: str, seed: int) -> np.ndarray:
         """See Voice.speak."""
         check_language(self, language)
         words_per_minute = round(DEFAULT_WORDS_PER_MINUTE * pace_of(seed, self.pace))
         pitch = min(99, round(DEFAULT_PITCH * self.pitch))
-        samples = _espeak().speak(self.voice, text, words_per_minute, pitch)
+        with _one_at_a_time:
+            samples = _synthesize(self.folder, self.espeak_name, text, words_per_minute, pitch, seed)
         if not samples.any():
             raise ValueError(f"voice {self.name}: nothing to say in {text[:60]!r}")
         return within_range(samples / np.float32(32768))
+
+
+def _synthesize(folder: Path, voice: str, text: str, words_per_minute: int, pitch: int, seed: int) -> np.ndarray:
+    """(samples,), int16, at SAMPLE_RATE_HZ, from a library that has said nothing before."""
+    library = ctypes.CDLL(str(folder / "libespeak-ng.so"))
+    chunks: list[np.ndarray] = []
+
+    def take(samples: Any, count: int, _events: int | None) -> int:
+        if samples and count > 0:
+            chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    callback = CALLBACK(take)
+    library.espeak_Synth.argtypes = SYNTH_ARGUMENTS
+    try:
+        rate_hz = library.espeak_Initialize(SYNCHRONOUS, 0, str(folder).encode(), DONT_EXIT)
+        if rate_hz != SAMPLE_RATE_HZ:
+            raise RuntimeError(f"espeak-ng in {folder}: got a rate of {rate_hz} Hz, wanted {SAMPLE_RATE_HZ}")
+        library.espeak_SetSynthCallback(callback)
+        library.espeak_ng_SetRandSeed(ctypes.c_long(seed & 0x7FFFFFFF))
+        library.espeak_SetVoiceByName(voice.encode())
+        library.espeak_SetParameter(RATE, words_per_minute, 0)
+        library.espeak_SetParameter(PITCH, pitch, 0)
+        data = text.encode()
+        status = library.espeak_Synth(data, len(data) + 1, 0, 0, 0, UTF8, None, None)
+        if status != 0:
+            raise RuntimeError(f"espeak-ng: voice {voice}: synthesis failed with status {status}")
+    finally:
+        library.espeak_Terminate()
+        unload = ctypes.CDLL(None).dlclose
+        unload.argtypes = [ctypes.c_void_p]
+        unload(library._handle)
+    return np.concatenate(chunks) if chunks else np.zeros(0, np.int16)

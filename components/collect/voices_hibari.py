@@ -42,7 +42,7 @@ PAUSE = re.compile(r"(?<=[,;:—])\s+")
 class HibariVoice:
     """The one speaker of the network, or another one made from it by `pitch` and `formant`."""
 
-    languages = ("en",)
+    languages: tuple[str, ...] = ("en",)
     license = PIECES["hibari"].license
     sample_rate_hz = SAMPLE_RATE_HZ
 
@@ -100,8 +100,8 @@ def reconstruct(
     """The network's outputs as a wave.
 
     harmonic, harmonic_phase, noise, free, free_phase: (bins, frames), float32, logarithms of gains and phases;
-    pitch_hz: (frames,), float32, 0 where voiceless. pitch, formant: factors on the pitch and on the frequency axis of the
-    gains. Returns (frames * HOP,), float32.
+    pitch_hz: (frames,), float32, 0 where voiceless. pitch, formant: factors on the pitch and on the frequency axis of
+    the gains. Returns (frames * HOP,), float32.
     """
     num_bins, num_frames = harmonic.shape
     if formant != 1.0:
@@ -140,7 +140,7 @@ def _stretch(gains: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _pulse_train(pitch_hz: np.ndarray) -> np.ndarray:
-    """(frames,) in Hz -> (frames * HOP,), float32: all harmonics below MAX_HARMONIC_HZ at unit amplitude, 0 if voiceless.
+    """(frames,) in Hz -> (frames * HOP,), float32: all harmonics below MAX_HARMONIC_HZ, amplitude 1; 0 if voiceless.
 
     With H harmonics of phase t their sum is sin((H + 1/2) t) / (2 sin(t / 2)) - 1/2, and H where sin(t / 2) vanishes.
     """

@@ -82,7 +82,7 @@ def _converted(name: str) -> Path:
 
 
 def _convert(piece: Path, settings: Path, target: Path) -> None:
-    """Write the Hugging Face folder of the CTranslate2 model in `piece`, whose config and tokenizer lie in `settings`."""
+    """Write the Hugging Face folder of a piece's CTranslate2 model, whose config and tokenizer lie in `settings`."""
     disable_progress_bar()
     file = next(path for path in (piece / "model.bin", settings / "model.bin") if path.is_file())
     weights = _rename(read_ctranslate2(file))
@@ -223,7 +223,11 @@ def _config(weights: dict[str, np.ndarray], tokenizer: WhisperTokenizer) -> Whis
 
 def _generation(config: WhisperConfig, tokenizer: WhisperTokenizer, settings: dict[str, Any]) -> GenerationConfig:
     """How the model is decoded; an English-only Whisper has an odd vocabulary size less one and takes no language."""
-    made = GenerationConfig(
+    known = tokenizer.get_vocab()
+    is_multilingual = config.vocab_size >= 51865
+    languages = {f"<|{code}|>": known[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in known}
+    tasks = {task: known[f"<|{task}|>"] for task in ("translate", "transcribe")}
+    return GenerationConfig(
         decoder_start_token_id=config.decoder_start_token_id,
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
@@ -231,14 +235,10 @@ def _generation(config: WhisperConfig, tokenizer: WhisperTokenizer, settings: di
         max_length=config.max_target_positions,
         suppress_tokens=settings["suppress_ids"],
         begin_suppress_tokens=settings["suppress_ids_begin"],
+        alignment_heads=settings["alignment_heads"],
+        no_timestamps_token_id=known["<|notimestamps|>"],
+        prev_sot_token_id=known["<|startofprev|>"],
+        return_timestamps=False,
+        is_multilingual=is_multilingual,
+        **({"lang_to_id": languages, "task_to_id": tasks} if is_multilingual else {}),
     )
-    made.alignment_heads = settings["alignment_heads"]
-    made.no_timestamps_token_id = tokenizer.convert_tokens_to_ids("<|notimestamps|>")
-    made.prev_sot_token_id = tokenizer.convert_tokens_to_ids("<|startofprev|>")
-    made.is_multilingual = config.vocab_size >= 51865
-    made.return_timestamps = False
-    if made.is_multilingual:
-        known = tokenizer.get_vocab()
-        made.lang_to_id = {f"<|{code}|>": known[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in known}
-        made.task_to_id = {task: known[f"<|{task}|>"] for task in ("translate", "transcribe")}
-    return made
