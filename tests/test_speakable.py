@@ -61,8 +61,8 @@ def test_mandarin_numbers(digits, said):
 
 
 @given(st.text(), st.sampled_from(["en", "zh"]))
-def test_any_text_becomes_one_clean_line_and_stays_so(text, language):
+def test_any_text_becomes_one_clean_line(text, language):
     said = speakable(text, language)
     assert said == said.strip() and "\n" not in said and "  " not in said
     assert not any(c in said for c in '"()[]{}<>|#*')
-    assert speakable(said, "de") == said
+    assert (said == "") == (not any(c.isalnum() for c in said))

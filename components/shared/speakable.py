@@ -37,8 +37,8 @@ def speakable(text: str, language: str) -> str:
     if language == "en":
         text = _LETTERS.sub(lambda found: " ".join(found[0]), text)
         text = numbers_english.spell_numbers(text)
-        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-        text = text.replace("-", " ")
+        bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+        text = unicodedata.normalize("NFC", bare).replace("-", " ")
     elif language == "zh":
         text = numbers_mandarin.spell_numbers(text)
     text = _UNSPOKEN.sub(" ", text.translate(_MARKS).lower())
