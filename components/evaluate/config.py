@@ -3,6 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+from components.shared.engine import EngineConfig
+
+
+class Split(Enum):
+    """Which items are looked at."""
+
+    validation = "validation"
+    """To develop and to choose settings."""
+    test = "test"
+    """To report; nothing is ever chosen by it."""
+
+
+class Ranking(Enum):
+    """What makes candidates of different lengths comparable."""
+
+    total = "total"
+    """Nats of the whole candidate: the likelier string, which favours short ones."""
+    mean = "mean"
+    """Nats a token, the usual choice of spoken StoryCloze."""
+    gain = "gain"
+    """Nats above those without the prompt: what the prompt adds (Brown et al. 2020, section 2.4)."""
 
 
 @dataclass(kw_only=True)
@@ -10,4 +33,40 @@ class EvaluateConfig:
     """Section evaluate of params.yaml and conf/scale."""
 
     seed: int
-    """Root of the stage's randomness."""
+    """Root of the stage's randomness: which items, which bootstrap draws."""
+    split: Split
+    """test to report, validation to develop."""
+    level: float
+    """Coverage of the intervals, 0.95 for 95%."""
+    start: str
+    """The un-quantised Whisper beside the speech tokenizer: hub id, folder or piece:<name>; the one it started from."""
+    judges: dict[str, str]
+    """Language -> recogniser of decoded speech, not the model under test; a language without one is not judged."""
+    story_ranking: Ranking
+    """How endings of different lengths are compared."""
+    question_ranking: Ranking
+    """How answers of different lengths are compared."""
+    mean_span: float
+    """Mean span of unseen texts that the text-to-token model says, in words (paper, section 2.3)."""
+    span_ratio: float
+    """Share of a text's words in its spans (paper, section 2.3)."""
+    temperature: float
+    """Of the text-to-token model, as in synthesize; 0 takes the likeliest token."""
+    engine: EngineConfig
+    """What scores and generates; its model is filled in by the stage."""
+    num_utterances: int
+    """Utterances of each kind (language, recorded or synthesised, seen or unseen speaker) transcribed from tokens."""
+    num_compared: int
+    """Of those, how many the un-quantised Whisper transcribes as well."""
+    num_sentences: int
+    """Unseen sentences, and as many spans of unseen texts, that the text-to-token model says in each language."""
+    num_stories: int
+    """Most stories scored."""
+    num_questions: int
+    """Most questions scored."""
+    num_replies: int
+    """Most spoken questions that the chat model answers."""
+    num_decoded: int
+    """Utterances of each kind (recorded, synthesised) that are decoded and heard by the judge."""
+    num_samples: int
+    """Samples kept of each model to read and to hear."""

@@ -1,0 +1,66 @@
+"""What the evaluation of one model gives back to the stage, and the errors of what was heard as item scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.shared.contracts import ItemScore, SpeechTokens
+from components.shared.recognizer import count_errors
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """Scores of items, and what else is worth keeping of one model."""
+
+    scores: list[ItemScore]
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Beside the figures that are made of the scores."""
+    files: dict[str, Any] = field(default_factory=dict)
+    """Name -> JSON that is kept beside the scores."""
+
+
+def error_measure(language: str) -> str:
+    """cer (characters) for Mandarin, wer (words) otherwise."""
+    return "cer" if language == "zh" else "wer"
+
+
+def error_score(
+    row: SpeechTokens, *, task: str, group: str, answer: str, beside: str | None, reference: str | None = None
+) -> ItemScore | None:
+    """Errors of an answer in words (characters for Mandarin), with those of the baseline's answer at the same item.
+
+    reference: what was really said, by default the row's text; beside None: there is no baseline and it is given no
+    errors. None when nothing of the reference is left after normalisation.
+    """
+    reference = row.text or "" if reference is None else reference
+    errors = count_errors(reference, answer, row.language)
+    if errors.length == 0:
+        return None
+    return ItemScore(
+        id=row.id,
+        task=task,
+        mode=error_measure(row.language),
+        group=group,
+        language=row.language,
+        cluster=row.id,
+        score=float(errors.errors),
+        baseline=0.0 if beside is None else float(count_errors(reference, beside, row.language).errors),
+        weight=float(errors.length),
+        reference=reference,
+        answer=answer,
+    )
+
+
+def kept(scores: Sequence[ItemScore | None]) -> list[ItemScore]:
+    """Without the items that had nothing to compare."""
+    return [score for score in scores if score is not None]
+
+
+def by_language(rows: Sequence[SpeechTokens]) -> dict[str, list[int]]:
+    """Language -> places of its rows, languages in sorted order."""
+    places: dict[str, list[int]] = {language: [] for language in sorted({row.language for row in rows})}
+    for place, row in enumerate(rows):
+        places[row.language].append(place)
+    return places

@@ -1,0 +1,176 @@
+"""The speech-text LM: which ending of a story and which answer to a question it finds likelier.
+
+Speech -> speech (s_to_s), speech -> text (s_to_t) and text -> text (t_to_t, the ceiling) of the same items. Chance is the
+best baseline that never sees the story or the question (likelihood.py), chosen for withheld and spoken facts apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.evaluation import Evaluation
+from components.evaluate.likelihood import Choice, Ranked, best_baseline, majority_credits, rank
+from components.evaluate.samples import SampleBook
+from components.evaluate.selection import choose
+from components.evaluate.speech import Speech, read_speech
+from components.shared.contracts import ItemScore, Question, Story
+from components.shared.engine import Engine, make_engine
+from components.shared.formats import Formats
+from components.shared.manifest import read_table
+from components.shared.places import Inputs
+from components.shared.tracking import Tracker
+
+MODES = ("s_to_s", "s_to_t", "t_to_t")
+WITHHELD, SPOKEN = "withheld", "spoken"
+
+
+def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: Tracker) -> Evaluation:
+    """Scores of stories and questions of the split, in every mode, and counts of items left out for lack of speech."""
+    from components.pretrain.model import load
+
+    folder = inputs.folder("pretrain", "model")
+    lm = load(folder)
+    engine = make_engine(replace(config.engine, model=str(folder)))
+    stories = _chosen(inputs, "stories", Story, config.num_stories, config)
+    questions = _chosen(inputs, "questions", Question, config.num_questions, config)
+    needed = {name for story in stories for name in utterances_of_story(story)}
+    needed |= {name for question in questions for name in utterances_of_question(question)}
+    speech = read_speech(inputs, needed)
+    heard = [story for story in stories if all(name in speech for name in utterances_of_story(story))]
+    asked = [item for item in questions if all(name in speech for name in utterances_of_question(item))]
+    scores: list[ItemScore] = []
+    for mode in tracker.progress(MODES, len(MODES), "stories and questions"):
+        scores += score_stories(engine, lm.formats, heard, speech, mode, config)
+        scores += score_questions(engine, lm.formats, asked, speech, mode, config)
+    show(book, scores, heard, asked, speech, config.num_samples)
+    dropped = len(stories) - len(heard) + len(questions) - len(asked)
+    return Evaluation(scores=scores, metrics={"dropped_without_speech_tokens": float(dropped)})
+
+
+def _chosen(inputs: Inputs, name: str, row_type: type, num: int, config: EvaluateConfig) -> list:
+    rows = (row for row in read_table(inputs.folder("collect", name), row_type) if row.split == config.split.value)
+    return choose(rows, num, seed=config.seed, key=lambda row: row.id)
+
+
+def utterances_of_story(story: Story) -> list[str]:
+    """Ids of the spoken story and its endings."""
+    return [story.story_utterance, story.right_utterance, story.wrong_utterance]
+
+
+def utterances_of_question(question: Question) -> list[str]:
+    """Ids of the spoken question and its candidates."""
+    return [question.question_utterance, *question.candidate_utterances]
+
+
+def score_stories(
+    engine: Engine, formats: Formats, stories: Sequence[Story], speech: Speech, mode: str, config: EvaluateConfig
+) -> list[ItemScore]:
+    """Whether the right ending is likelier than the wrong one; blind: the endings alone, as a document of their own."""
+    choices = []
+    for story in stories:
+        told = story.story if mode == "t_to_t" else speech.tokens(story.story_utterance)
+        right, wrong = story.right_utterance, story.wrong_utterance
+        endings = [speech.tokens(right), speech.tokens(wrong)] if mode == "s_to_s" else [story.right, story.wrong]
+        choices.append(
+            Choice(
+                prompt=[formats.vocabulary.end_of_text, *formats.story(told)],
+                blind=[formats.vocabulary.end_of_text],
+                candidates=[formats.continuation(ending, story.language) for ending in endings],
+                right=0,
+            )
+        )
+    ranked = rank(engine, choices, config.story_ranking)
+    groups = [WITHHELD if story.withheld else SPOKEN for story in stories]
+    coin = [0.5] * len(stories)
+    baselines = best_baseline([[item.blind_credit for item in ranked], coin], groups)
+    return [
+        ItemScore(
+            id=story.id,
+            task="story",
+            mode=mode,
+            group=group,
+            language=story.language,
+            cluster=story.fact,
+            score=item.credit,
+            baseline=baseline,
+            weight=1.0,
+            reference=story.right,
+            answer=(story.right, story.wrong)[item.chosen],
+        )
+        for story, item, group, baseline in zip(stories, ranked, groups, baselines, strict=True)
+    ]
+
+
+def score_questions(
+    engine: Engine, formats: Formats, questions: Sequence[Question], speech: Speech, mode: str, config: EvaluateConfig
+) -> list[ItemScore]:
+    """Whether the right answer is the likeliest of its relation's; blind: the same prompt with an empty question."""
+    choices = []
+    for question in questions:
+        asked = question.question if mode == "t_to_t" else speech.tokens(question.question_utterance)
+        spoken = [speech.tokens(name) for name in question.candidate_utterances]
+        answers = spoken if mode == "s_to_s" else question.candidates
+        opening = [formats.vocabulary.end_of_text]
+        choices.append(
+            Choice(
+                prompt=opening + formats.question(asked, question.language),
+                blind=opening + formats.question("", question.language),
+                candidates=[formats.continuation(answer, question.language) for answer in answers],
+                right=question.candidates.index(question.answer),
+            )
+        )
+    ranked = rank(engine, choices, config.question_ranking)
+    return question_scores(questions, ranked, mode)
+
+
+def question_scores(questions: Sequence[Question], ranked: Sequence[Ranked], mode: str) -> list[ItemScore]:
+    """Item scores of ranked questions beside the best of: the model without the question, majority answer, uniform."""
+    groups = [WITHHELD if question.withheld else SPOKEN for question in questions]
+    blind = [item.blind_credit for item in ranked]
+    relations = [(question.language, question.relation) for question in questions]
+    majority = majority_credits(relations, [question.answer for question in questions])
+    uniform = [1.0 / len(question.candidates) for question in questions]
+    baselines = best_baseline([blind, majority, uniform], groups)
+    return [
+        ItemScore(
+            id=question.id,
+            task="question",
+            mode=mode,
+            group=group,
+            language=question.language,
+            cluster=question.fact,
+            score=item.credit,
+            baseline=baseline,
+            weight=1.0,
+            reference=question.answer,
+            answer=question.candidates[item.chosen],
+        )
+        for question, item, group, baseline in zip(questions, ranked, groups, baselines, strict=True)
+    ]
+
+
+def show(
+    book: SampleBook,
+    scores: Sequence[ItemScore],
+    stories: Sequence[Story],
+    questions: Sequence[Question],
+    speech: Speech,
+    num: int,
+) -> None:
+    """Half stories, half questions, to hear and to read with what the model chose in every mode."""
+    chosen = {(row.id, row.mode): row.answer for row in scores}
+    names = {"s_to_s": "chosen in speech", "s_to_t": "chosen in text", "t_to_t": "chosen when read"}
+    for story in stories[: num - num // 2]:
+        texts = {"story": story.story, "right": story.right, "wrong": story.wrong}
+        texts |= {label: chosen[story.id, mode] for mode, label in names.items()}
+        title = "Story, fact withheld from speech" if story.withheld else "Story, fact also spoken"
+        book.add(title, story.language, texts, {"story": speech.wave(story.story_utterance)}, key=story.id)
+    for question in questions[: num // 2]:
+        texts = {"question": question.question, "right": question.answer}
+        texts |= {label: chosen[question.id, mode] for mode, label in names.items()}
+        title = "Question, fact withheld from speech" if question.withheld else "Question, fact also spoken"
+        book.add(
+            title, question.language, texts, {"question": speech.wave(question.question_utterance)}, key=question.id
+        )

@@ -1,0 +1,67 @@
+"""Evaluation: one trained model, its items, honest figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.evaluation import Evaluation
+from components.evaluate.figures import summarise
+from components.evaluate.plots import interval_figure
+from components.evaluate.samples import SampleBook
+from components.shared.contracts import ItemScore
+from components.shared.manifest import write_json, write_table
+from components.shared.places import Inputs, Outputs
+from components.shared.tracking import Tracker
+
+MODELS = ("speech_tokenizer", "text_to_token", "pretrain", "sft", "speech_decoder")
+MAX_ROWS = 10_000
+
+Evaluator = Callable[[EvaluateConfig, Inputs, SampleBook, Tracker], Evaluation]
+
+
+def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -> dict[str, float]:
+    """Score the model that outputs.item names.
+
+    Reads   data/<item>/model and what its tasks need, see the room's docstring
+    Writes  data/evaluate/<item>/scores/ (contracts.ItemScore), data/evaluate/<item>/samples/ (contracts.Sample)
+    Metrics see figures.summarise; and what the model's own file adds
+    Source  PAPER section 8
+
+    Raises ValueError when the item is no model, or when not one item could be scored.
+    """
+    evaluate = evaluator(outputs.item)
+    book = SampleBook(outputs.folder("samples"), tracker)
+    found = evaluate(config, inputs, book, tracker)
+    if not found.scores:
+        raise ValueError(f"evaluate {outputs.item}: no item of split {config.split.value} could be scored")
+    metrics = found.metrics | summarise(found.scores, seed=config.seed, level=config.level)
+    folder = outputs.folder("scores")
+    for name, value in found.files.items():
+        write_json(folder / name, value)
+    write_table(folder, found.scores, ItemScore)
+    book.close()
+    tracker.log_figure(interval_figure(metrics, outputs.item), "figures")
+    rows = [{"score": row.score, "baseline": row.baseline, "weight": row.weight} for row in found.scores[:MAX_ROWS]]
+    outputs.write_stats(shards=[{"items": float(len(found.scores))}], rows=rows)
+    return metrics
+
+
+def evaluator(item: str) -> Evaluator:
+    """The function that evaluates a model; its file is imported now, the others never.
+
+    Raises ValueError for a name that is no model.
+    """
+    if item == "speech_tokenizer":
+        from components.evaluate import transcription as room
+    elif item == "text_to_token":
+        from components.evaluate import generation as room  # type: ignore[no-redef]
+    elif item == "pretrain":
+        from components.evaluate import language_modelling as room  # type: ignore[no-redef]
+    elif item == "sft":
+        from components.evaluate import chat as room  # type: ignore[no-redef]
+    elif item == "speech_decoder":
+        from components.evaluate import resynthesis as room  # type: ignore[no-redef]
+    else:
+        raise ValueError(f"evaluate: --item: got {item!r}, wanted one of {', '.join(MODELS)}")
+    return room.evaluate

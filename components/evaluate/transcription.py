@@ -1,0 +1,114 @@
+"""The speech tokenizer: what its tokens alone still say, beside the Whisper it started from, and its codebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.evaluation import Evaluation, by_language, error_score, kept
+from components.evaluate.samples import SampleBook
+from components.evaluate.selection import choose_each
+from components.evaluate.speech import Speech, read_split, train_speakers, train_texts, voice_group
+from components.shared.audio import WHISPER_RATE_HZ
+from components.shared.contracts import SpeechTokens
+from components.shared.manifest import read_manifest, read_shards
+from components.shared.places import Inputs
+from components.shared.recognizer import Recognizer, normalize_text
+from components.shared.tracking import Tracker
+
+
+def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: Tracker) -> Evaluation:
+    """WER and CER of transcripts made from tokens, on utterances whose text and sound training never had.
+
+    Groups: recorded or synthesised, speaker seen or unseen in training. The baseline is the un-quantised Whisper
+    (config.start) on the sound of the same utterances.
+    """
+    from components.speech_tokenizer.model import load
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = load(inputs.folder("speech_tokenizer", "model"), device)
+    whisper = Recognizer(config.start, device)
+    speech, seen = read_split(inputs, config.split.value), train_speakers(inputs)
+    rows = unheard(list(speech.rows.values()), train_texts(inputs))
+    chosen = choose_each(
+        rows,
+        config.num_utterances,
+        seed=config.seed,
+        key=lambda row: row.id,
+        group=lambda row: f"{row.language}_{voice_group(row, seen)}",
+    )
+    tracker.say(f"transcription: {len(chosen)} of {len(rows)} utterances whose text was not in training")
+    said = tokenizer.transcribe([torch.tensor(row.tokens) for row in chosen], [row.language for row in chosen])
+    heard = hear(whisper, speech, chosen)
+    scores = kept(
+        [
+            error_score(row, task="transcription", group=voice_group(row, seen), answer=answer, beside=beside)
+            for row, answer, beside in zip(chosen, said, heard, strict=True)
+        ]
+    )
+    show(book, speech, chosen, said, heard, config)
+    counts = code_counts(inputs)
+    metrics = codebook_metrics(counts) | {"dropped_text_in_training": float(len(speech.rows) - len(rows))}
+    return Evaluation(scores=scores, metrics=metrics, files={"codebook.json": {"counts": counts.tolist()}})
+
+
+def unheard(rows: list[SpeechTokens], train: set[str]) -> list[SpeechTokens]:
+    """Utterances whose normalised text occurs in no utterance of training: short answers are often said there too."""
+    return [row for row in rows if normalize_text(row.text or "", row.language) not in train]
+
+
+def hear(recognizer: Recognizer, speech: Speech, rows: Sequence[SpeechTokens]) -> list[str]:
+    """What a recogniser makes of the sound of each utterance."""
+    texts = [""] * len(rows)
+    for language, places in by_language(rows).items():
+        waves = [speech.wave(rows[place].id, WHISPER_RATE_HZ)[0] for place in places]
+        for place, text in zip(places, recognizer.transcribe(waves, WHISPER_RATE_HZ, language), strict=True):
+            texts[place] = text
+    return texts
+
+
+def show(
+    book: SampleBook,
+    speech: Speech,
+    rows: Sequence[SpeechTokens],
+    said: Sequence[str],
+    heard: Sequence[str],
+    config: EvaluateConfig,
+) -> None:
+    """A few of every language and origin, recordings and syntheses in turn."""
+    each = max(1, config.num_samples // max(1, len({(row.language, row.origin) for row in rows})))
+    places = choose_each(
+        range(len(rows)),
+        each,
+        seed=config.seed,
+        key=lambda place: rows[place].id,
+        group=lambda place: f"{rows[place].language}_{rows[place].origin}",
+    )
+    for place in places[: config.num_samples]:
+        row = rows[place]
+        texts = {"said": row.text or "", "from tokens": said[place], "Whisper": heard[place]}
+        book.add(f"{row.origin}, {row.speaker}", row.language, texts, {"original": speech.wave(row.id)}, key=row.id)
+
+
+def code_counts(inputs: Inputs) -> np.ndarray:
+    """How often each code occurs in all speech of the run: (num_codes,) int64."""
+    folder = inputs.folder("tokenize", "tokens")
+    counts = np.zeros(int(read_manifest(folder).extra["num_codes"]), dtype=np.int64)
+    for table in read_shards(folder, SpeechTokens):
+        codes = pc.list_flatten(table["tokens"]).to_numpy()
+        counts += np.bincount(codes, minlength=len(counts))
+    return counts
+
+
+def codebook_metrics(counts: np.ndarray) -> dict[str, float]:
+    """Share of the codes that occur, and the perplexity of their distribution: (num_codes,) -> figures."""
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return {
+        "codebook_use": float((counts > 0).mean()),
+        "codebook_perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
+        "codebook_tokens": float(counts.sum()),
+    }
