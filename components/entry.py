@@ -12,39 +12,83 @@ import argparse
 import errno
 import importlib
 import inspect
+import math
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
-USER, QUALITY, TRANSIENT, BUG, DONE = "user", "quality", "transient", "bug", "done"
+USER, QUALITY, TRANSIENT, BUG, DONE, RUNNING = "user", "quality", "transient", "bug", "done", "running"
 EXIT_CODES = {DONE: 0, USER: 2, QUALITY: 2, TRANSIENT: 75, BUG: 1}
+NETWORK_ERRNOS = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT, errno.ECONNREFUSED)
+NO_ROOM_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+NETWORK_LIBRARIES = ("requests", "urllib", "urllib3", "http", "httpx", "httpcore", "aiohttp")
 
 
 class QualityError(ValueError):
     """Data that breaks a contract or a rule of its gate."""
 
 
+class StageError(Exception):
+    """A failure whose kind is already known, such as one that another process of the stage reported."""
+
+    def __init__(self, kind: str, line: str) -> None:
+        super().__init__(line)
+        self.kind = kind
+
+
 def main(stage: str, arguments: Sequence[str] | None = None) -> None:
     """Parse the command line of a stage, run it and exit with its code."""
-    parser = _parser(stage)
-    options = parser.parse_args(arguments)
+    options = _parser(stage).parse_args(arguments)
     root = Path.cwd()
-    work = root / ".work" / stage / options.item
-    try:
+    with guarded(stage, options.item, root):
         run_stage(stage, options.overrides, root=root, item=options.item, publish=options.publish)
-    except BaseException as error:  # every way to fail leaves a status behind
-        kind, line = classify(error)
-        name = f"{stage}@{options.item}" if options.item else stage
-        _write_status(work, kind, f"{name}: {line}")
-        if kind == BUG:
-            traceback.print_exc()
-        print(f"{name}: {line}", file=sys.stderr)
-        sys.exit(EXIT_CODES[kind])
-    _write_status(work, DONE, "")
+
+
+class guarded:
+    """Runs a block that is a stage: leaves .work/<stage>[/<item>]/status.json and exits with the code of its kind."""
+
+    def __init__(self, stage: str, item: str, root: Path) -> None:
+        self.name = f"{stage}@{item}" if item else stage
+        self.place = root / ".work" / stage / item
+
+    def __enter__(self) -> None:
+        """Note that the stage runs: a status that stays so tells of a kill."""
+        signal.signal(signal.SIGTERM, _terminated)
+        self._write(RUNNING, f"{self.name}: killed while it ran")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        """Print the failure in one line; a bug with its traceback, which is kept in any case."""
+        if error is None:
+            self._write(DONE, "")
+            return
+        what, line = classify(error)
+        self._write(what, f"{self.name}: {line}")
+        text = "".join(traceback.format_exception(error))
+        try:
+            (self.place / "traceback.txt").write_text(text, encoding="utf-8")
+        except OSError:
+            text += "(not kept on disk)\n"
+        if what == BUG:
+            print(text, file=sys.stderr, end="")
+        print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_CODES[what])
+
+    def _write(self, kind: str, line: str) -> None:
+        from components.shared.manifest import write_json
+
+        try:
+            write_json(self.place / "status.json", {"kind": kind, "line": line, "time_s": time.time()})
+        except OSError as error:  # a full disk must not hide the line itself
+            print(f"status.json not written: {error}", file=sys.stderr)
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def run_stage(
@@ -52,47 +96,63 @@ def run_stage(
 ) -> dict[str, float]:
     """Run one stage in this process and return its metrics. Raises what the stage raises."""
     from components.config import as_dict, load_config
+    from components.shared.curves import Curves
+    from components.shared.launcher import launch
     from components.shared.places import Inputs, Outputs
-    from components.shared.tracking import make_tracker
+    from components.shared.resume import drop_stale_checkpoints, remember_inputs, tidy, work_folder
+    from components.shared.spool import open_run
+    from components.shared.tracking import SpoolTracker
 
     config = load_config(overrides, root)
     section = getattr(config, stage)
+    settings = as_dict(section)
     started = time.time()
     where = root / "data" / stage if publish else root / "runs" / stage / time.strftime("%Y%m%d-%H%M%S")
-    outputs = Outputs(root=where / item, work=root / ".work" / stage / item, item=item)
-    inputs = Inputs(root / "data")
-    for path in (outputs.root, outputs.work):
+    work = work_folder(root / ".work" / stage / item, stage, settings)
+    outputs = Outputs(root=where / item, work=work, item=item)
+    inputs = Inputs(root / "data", remember=lambda read: remember_inputs(work, read))
+    for path in (outputs.root, work):
         path.mkdir(parents=True, exist_ok=True)
+    outputs.discard()
+    curves = Curves(work, resumed=drop_stale_checkpoints(work, inputs.data))
+    spool = open_run(stage, item, {"scale": config.scale, "seed": config.seed, stage: settings}, root)
+    spool.watch_machine()
+    tracker = SpoolTracker(spool, curves)
     name = f"{stage}@{item}" if item else stage
-    tracker = make_tracker(stage, item, {"scale": config.scale, "seed": config.seed, stage: as_dict(section)}, root)
     tracker.say(f"{name}: started at scale {config.scale}")
     try:
-        module = importlib.import_module(f"components.{stage}.stage")
-        metrics = module.run(section, inputs, outputs, tracker)
+        metrics = launch(stage, section, overrides, inputs, outputs, tracker)
+        check_metrics(metrics)
         outputs.publish(metrics)
+        curves.write(outputs.root / "curves.json")
     except BaseException as error:
-        _end(tracker, classify(error)[0], outputs, inputs)
+        outputs.discard()
+        tracker.finish(*classify(error), inputs, outputs)
         raise
+    tidy(work)
     tracker.log_metrics(metrics)
-    _end(tracker, DONE, outputs, inputs)
     tracker.say(f"{name}: done in {time.time() - started:.0f} s, in {os.path.relpath(outputs.root, root)}")
+    tracker.finish(DONE, "", inputs, outputs)
     return metrics
 
 
-def _end(tracker: Any, kind: str, outputs: Any, inputs: Any) -> None:
-    finish = getattr(tracker, "finish", None)
-    if finish is not None:
-        finish(kind, outputs, inputs)
+def check_metrics(metrics: dict[str, float]) -> None:
+    """Raise QualityError for a metric that is not a finite number."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise QualityError(f"metric {name}: got {value}, wanted a finite number")
 
 
 def classify(error: BaseException) -> tuple[str, str]:
     """(kind, one line) of a failure: who can do something about it."""
     line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, StageError):
+        return error.kind, line
     if isinstance(error, QualityError):
         return QUALITY, line
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in NO_ROOM_ERRNOS:
         return USER, f"{error.strerror}: {error.filename or 'while writing'}; free some space or rights and run again"
-    if isinstance(error, (KeyboardInterrupt, ConnectionError, TimeoutError)):
+    if _is_transient(error):
         return TRANSIENT, line
     if isinstance(error, SystemExit):
         return (DONE, "") if error.code in (0, None) else (TRANSIENT, f"ended by signal or exit {error.code}")
@@ -101,13 +161,16 @@ def classify(error: BaseException) -> tuple[str, str]:
     return BUG, f"{type(error).__name__}: {line}"
 
 
-def _write_status(work: Path, kind: str, line: str) -> None:
-    from components.shared.manifest import write_json
-
-    try:
-        write_json(work / "status.json", {"kind": kind, "line": line})
-    except OSError as error:  # a full disk must not hide the line itself
-        print(f"status.json not written: {error}", file=sys.stderr)
+def _is_transient(error: BaseException) -> bool:
+    """Whether the same run may well succeed when started again: connection, timeout, signal, a killed worker."""
+    if isinstance(error, (KeyboardInterrupt, ConnectionError, TimeoutError)):
+        return True
+    if isinstance(error, OSError) and error.errno in NETWORK_ERRNOS:
+        return True
+    name, library = type(error).__name__, type(error).__module__.split(".")[0]
+    return name == "BrokenProcessPool" or (
+        library in NETWORK_LIBRARIES and any(word in name for word in ("Connect", "Timeout", "URLError", "Protocol"))
+    )
 
 
 def _parser(stage: str) -> argparse.ArgumentParser:

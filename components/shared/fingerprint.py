@@ -13,9 +13,8 @@ import ast
 import hashlib
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-
 
 CODE = Path(__file__).resolve().parents[1]
 GATES = "checks"
@@ -24,9 +23,14 @@ LEFT_OUT = {
     "components.config",
     "components.entry",
     "components.shared.checks",
+    "components.shared.curves",
     "components.shared.delivery",
     "components.shared.fingerprint",
     "components.shared.launcher",
+    "components.shared.mlflow_store",
+    "components.shared.provenance",
+    "components.shared.resume",
+    "components.shared.spool",
     "components.shared.tracking",
 }
 
@@ -51,6 +55,18 @@ def fingerprint(stage: str) -> str:
     lines = [f"{name} {_tree_hash(path)}" for name, path in sorted(modules.items())]
     if stage != GATES:
         lines += [f"{path.relative_to(CODE)} {_file_hash(path)}" for path in _other_files(CODE / stage)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def module_fingerprint(module: str) -> str:
+    """sha256 of the code of one module and of all that it imports: part of the key of a shard that it makes.
+
+    Raises ValueError when there is no such module below components.
+    """
+    path = _file(module)
+    if path is None:
+        raise ValueError(f"fingerprint: got {module!r}, wanted a module such as components.shared.audio")
+    lines = [f"{name} {_tree_hash(source)}" for name, source in sorted(_closure({module: path}).items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -82,7 +98,7 @@ def _file(module: str) -> Path | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imports(path: Path) -> frozenset[str]:
     """Every components module that a file may import, with the packages above it."""
     package = _name(path) if path.name == "__init__.py" else _name(path).rpartition(".")[0]
@@ -113,7 +129,7 @@ def _walk(tree: ast.AST) -> Iterator[ast.AST]:
         yield from _walk(node)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tree(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -121,7 +137,7 @@ def _tree(path: Path) -> ast.Module:
         raise ValueError(f"{path}:{error.lineno}: not Python: {error.msg}") from error
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tree_hash(path: Path) -> str:
     digest = hashlib.sha256()
     for piece in _pieces(_tree(path)):

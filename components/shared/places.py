@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 from components.shared.manifest import atomic, read_manifest, remove, replace, write_json
 
 STATS_ROW, STATS_SHARD = "row", "shard"
+PARTIAL = ".partial-"
 
 
 def main_checkout(root: Path) -> Path:
@@ -31,6 +33,8 @@ class Inputs:
     """The data/ folder."""
     read: dict[str, str] = field(default_factory=dict)
     """stage/name -> content hash of what this run opened."""
+    remember: Callable[[dict[str, str]], None] | None = None
+    """Called with `read` whenever another folder was opened; set by entry.py."""
 
     def folder(self, stage: str, name: str) -> Path:
         """The folder data/<stage>/<name> of an earlier stage.
@@ -41,6 +45,8 @@ class Inputs:
         if not path.is_dir():
             raise ValueError(f"{path}: not there; make it with `dvc repro {stage.split('/')[0]}`")
         self.read[f"{stage}/{name}"] = read_manifest(path).content_hash
+        if self.remember is not None:
+            self.remember(self.read)
         return path
 
     def json(self, stage: str, name: str) -> Any:
@@ -60,10 +66,12 @@ class Outputs:
     root: Path
     """data/<stage>[/<item>] when published, runs/<stage>/<time> otherwise."""
     work: Path
-    """.work/<stage>[/<item>]: survives failures and restarts; keyed shards, checkpoints."""
+    """.work/<stage>[/<item>]/<key>: survives failures and restarts; keyed shards, checkpoints (resume.py)."""
     item: str = ""
     """The matrix item, such as the model that evaluate looks at."""
     made: list[str] = field(default_factory=list)
+    token: str = field(default_factory=lambda: str(os.getpid()))
+    """Sets apart the unfinished folders of runs that write to the same place."""
 
     def folder(self, name: str) -> Path:
         """A new empty folder that becomes <root>/<name> when the stage ends well."""
@@ -91,7 +99,14 @@ class Outputs:
         remove(self.partial)
         write_json(self.root / "metrics.json", metrics)
 
+    def discard(self) -> None:
+        """Remove what a run did not finish: this one, or one before it that was killed."""
+        for path in self.root.glob(f"{PARTIAL}*"):
+            token = path.name.removeprefix(PARTIAL)
+            if token == self.token or not Path(f"/proc/{token}").exists():
+                remove(path)
+
     @property
     def partial(self) -> Path:
         """Folders of this run under their temporary place, on the same file system as the final one."""
-        return self.root / f".partial-{os.getpid()}"
+        return self.root / f"{PARTIAL}{self.token}"
