@@ -153,10 +153,10 @@ def _validate(rules: list[tuple[int, Rule]], records: pd.DataFrame, name: str, d
 
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)}
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
     index = {"class_name": "DefaultSiteIndexBuilder"}
-    site = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
+    site: Any = {"class_name": "SiteBuilder", "site_index_builder": index, "store_backend": store}
     context.add_data_docs_site(site_name="docs", site_config=site)
     suite = context.suites.add(gx.ExpectationSuite(name=name))
     for number, rule in rules:

@@ -17,10 +17,10 @@ PARTIAL = ".partial-"
 
 
 def main_checkout(root: Path) -> Path:
-    """The checkout that owns the tracking store, also when root is a DVC experiment's folder inside it."""
+    """The checkout that owns the tracking store, also when root is a DVC experiment's or another scale's inside it."""
     parts = root.resolve().parts
-    for index, part in enumerate(parts):
-        if part == ".dvc" and parts[index + 1 : index + 3] == ("tmp", "exps"):
+    for index in range(len(parts)):
+        if parts[index : index + 3] == (".dvc", "tmp", "exps") or parts[index : index + 2] == (".work", "scale"):
             return Path(*parts[:index])
     return root.resolve()
 
