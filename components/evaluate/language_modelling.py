@@ -1,28 +1,38 @@
 """The speech-text LM: which ending of a story and which answer to a question it finds likelier.
 
-Speech -> speech (s_to_s), speech -> text (s_to_t) and text -> text (t_to_t, the ceiling) of the same items. Chance is the
-best baseline that never sees the story or the question (likelihood.py), chosen for withheld and spoken facts apart.
+Speech -> speech (s_to_s), speech -> text (s_to_t) and text -> text (t_to_t, the ceiling) of the same items. Chance is
+the best baseline that never sees the story or the question (likelihood.py), for withheld and spoken facts apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.evaluation import Evaluation
-from components.evaluate.likelihood import Choice, Ranked, best_baseline, majority_credits, rank
+from components.evaluate.likelihood import (
+    Ranked,
+    alone_values,
+    best_baseline,
+    candidate_values,
+    majority_credits,
+    other_values,
+    rank,
+)
 from components.evaluate.samples import SampleBook
 from components.evaluate.selection import choose
 from components.evaluate.speech import Speech, read_speech
 from components.shared.contracts import ItemScore, Question, Story
 from components.shared.engine import Engine, make_engine
-from components.shared.formats import Formats
+from components.shared.formats import Formats, short_answer
 from components.shared.manifest import read_table
 from components.shared.places import Inputs
 from components.shared.tracking import Tracker
 
 MODES = ("s_to_s", "s_to_t", "t_to_t")
+Item = TypeVar("Item", Story, Question)
 WITHHELD, SPOKEN = "withheld", "spoken"
 
 
@@ -49,8 +59,8 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
     return Evaluation(scores=scores, metrics={"dropped_without_speech_tokens": float(dropped)})
 
 
-def _chosen(inputs: Inputs, name: str, row_type: type, num: int, config: EvaluateConfig) -> list:
-    rows = (row for row in read_table(inputs.folder("collect", name), row_type) if row.split == config.split.value)
+def _chosen(inputs: Inputs, name: str, row_type: type[Item], num: int, config: EvaluateConfig) -> list[Item]:
+    rows = [row for row in read_table(inputs.folder("collect", name), row_type) if row.split == config.split.value]
     return choose(rows, num, seed=config.seed, key=lambda row: row.id)
 
 
@@ -68,20 +78,17 @@ def score_stories(
     engine: Engine, formats: Formats, stories: Sequence[Story], speech: Speech, mode: str, config: EvaluateConfig
 ) -> list[ItemScore]:
     """Whether the right ending is likelier than the wrong one; blind: the endings alone, as a document of their own."""
-    choices = []
+    prompts, candidates, documents = [], [], []
     for story in stories:
         told = story.story if mode == "t_to_t" else speech.tokens(story.story_utterance)
         right, wrong = story.right_utterance, story.wrong_utterance
         endings = [speech.tokens(right), speech.tokens(wrong)] if mode == "s_to_s" else [story.right, story.wrong]
-        choices.append(
-            Choice(
-                prompt=[formats.vocabulary.end_of_text, *formats.story(told)],
-                blind=[formats.vocabulary.end_of_text],
-                candidates=[formats.continuation(ending, story.language) for ending in endings],
-                right=0,
-            )
-        )
-    ranked = rank(engine, choices, config.story_ranking)
+        prompts.append(formats.context(told))
+        candidates.append([formats.continuation(ending, story.language) for ending in endings])
+        documents.append([formats.context(ending) for ending in endings])
+    told_values = candidate_values(engine, prompts, candidates, config.story_ranking)
+    alone = alone_values(engine, documents, config.story_ranking, formats.vocabulary.end_of_text)
+    ranked = rank(told_values, alone, [0] * len(stories), config.story_ranking)
     groups = [WITHHELD if story.withheld else SPOKEN for story in stories]
     coin = [0.5] * len(stories)
     baselines = best_baseline([[item.blind_credit for item in ranked], coin], groups)
@@ -106,31 +113,30 @@ def score_stories(
 def score_questions(
     engine: Engine, formats: Formats, questions: Sequence[Question], speech: Speech, mode: str, config: EvaluateConfig
 ) -> list[ItemScore]:
-    """Whether the right answer is the likeliest of its relation's; blind: the same prompt with an empty question."""
-    choices = []
+    """Whether the right answer is the likeliest of its relation's; blind: what it is worth after others' questions."""
+    prompts, candidates = [], []
     for question in questions:
         asked = question.question if mode == "t_to_t" else speech.tokens(question.question_utterance)
-        spoken = [speech.tokens(name) for name in question.candidate_utterances]
-        answers = spoken if mode == "s_to_s" else question.candidates
-        opening = [formats.vocabulary.end_of_text]
-        choices.append(
-            Choice(
-                prompt=opening + formats.question(asked, question.language),
-                blind=opening + formats.question("", question.language),
-                candidates=[formats.continuation(answer, question.language) for answer in answers],
-                right=question.candidates.index(question.answer),
-            )
-        )
-    ranked = rank(engine, choices, config.question_ranking)
-    return question_scores(questions, ranked, mode)
+        written = [short_answer(answer, question.language) for answer in question.candidates]
+        answers = [speech.tokens(name) for name in question.candidate_utterances] if mode == "s_to_s" else written
+        prompts.append(formats.context(asked))
+        candidates.append([formats.continuation(answer, question.language) for answer in answers])
+    told = candidate_values(engine, prompts, candidates, config.question_ranking)
+    blind = other_values(told, [_relation(item) for item in questions], [item.fact for item in questions])
+    right = [question.candidates.index(question.answer) for question in questions]
+    return question_scores(questions, rank(told, blind, right, config.question_ranking), mode)
+
+
+def _relation(question: Question) -> tuple[str, ...]:
+    """Questions that share their candidates: the relation in one language."""
+    return (question.language, question.relation, *question.candidates)
 
 
 def question_scores(questions: Sequence[Question], ranked: Sequence[Ranked], mode: str) -> list[ItemScore]:
     """Item scores of ranked questions beside the best of: the model without the question, majority answer, uniform."""
     groups = [WITHHELD if question.withheld else SPOKEN for question in questions]
     blind = [item.blind_credit for item in ranked]
-    relations = [(question.language, question.relation) for question in questions]
-    majority = majority_credits(relations, [question.answer for question in questions])
+    majority = majority_credits([_relation(item) for item in questions], [item.answer for item in questions])
     uniform = [1.0 / len(question.candidates) for question in questions]
     baselines = best_baseline([blind, majority, uniform], groups)
     return [

@@ -13,18 +13,6 @@ from components.shared.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """One item as token ids."""
-
-    prompt: list[int]
-    blind: list[int]
-    """The prompt without what makes one candidate right: at least one id."""
-    candidates: list[list[int]]
-    right: int
-    """Place of the right candidate."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Ranked:
     """What the model made of one item."""
 
@@ -33,31 +21,68 @@ class Ranked:
     credit: float
     """1 when the right candidate is likeliest, 1/k when it shares the first place with k - 1 others, else 0."""
     blind_credit: float
-    """The same without the prompt."""
+    """The same by values that know nothing of the story or the question."""
 
 
-def rank(engine: Engine, choices: Sequence[Choice], ranking: Ranking) -> list[Ranked]:
-    """Rank the candidates of every item with and without its prompt; a blind pair that repeats is computed once."""
-    pairs = [(choice.prompt, candidate) for choice in choices for candidate in choice.candidates]
-    nats = engine.score([prompt for prompt, _ in pairs], [candidate for _, candidate in pairs])
-    blind_keys = [(tuple(choice.blind), tuple(candidate)) for choice in choices for candidate in choice.candidates]
-    unique = sorted(set(blind_keys))
-    blind_nats = engine.score([list(prompt) for prompt, _ in unique], [list(candidate) for _, candidate in unique])
-    blind_of = dict(zip(unique, blind_nats, strict=True))
-    ranked, start = [], 0
-    for choice in choices:
-        stop = start + len(choice.candidates)
-        told = [_value(tokens, ranking) for tokens in nats[start:stop]]
-        blind = [_value(blind_of[key], ranking) for key in blind_keys[start:stop]]
-        values = [a - b for a, b in zip(told, blind, strict=True)] if ranking is Ranking.gain else told
-        ranked.append(
-            Ranked(
-                chosen=int(np.argmax(values)),
-                credit=credit(values, choice.right),
-                blind_credit=credit(blind, choice.right),
-            )
-        )
-        start = stop
+def candidate_values(
+    engine: Engine, prompts: Sequence[list[int]], candidates: Sequence[list[list[int]]], ranking: Ranking
+) -> list[list[float]]:
+    """Nats of every candidate after its item's prompt, by token for Ranking.mean; equal pairs are computed once."""
+    keys = [[(tuple(prompt), tuple(ids)) for ids in row] for prompt, row in zip(prompts, candidates, strict=True)]
+    unique = sorted({key for row in keys for key in row})
+    nats = engine.score([list(prompt) for prompt, _ in unique], [list(ids) for _, ids in unique])
+    size = [len(tokens) if ranking is Ranking.mean else 1 for tokens in nats]
+    value = {key: sum(tokens) / n for key, tokens, n in zip(unique, nats, size, strict=True)}
+    return [[value[key] for key in row] for row in keys]
+
+
+def alone_values(
+    engine: Engine, documents: Sequence[list[list[int]]], ranking: Ranking, start: int
+) -> list[list[float]]:
+    """Nats of candidates that each stand at the beginning of a document of their own.
+
+    A first id that all candidates of an item share is their prompt, since no document's first token is predicted in
+    training; where they differ, `start` is.
+    """
+    prompts, rests = [], []
+    for row in documents:
+        shared = len({ids[0] for ids in row}) == 1 and min(map(len, row)) > 1
+        prompts.append([row[0][0]] if shared else [start])
+        rests.append([ids[1:] for ids in row] if shared else row)
+    return candidate_values(engine, prompts, rests, ranking)
+
+
+def other_values(
+    values: Sequence[Sequence[float]], groups: Sequence[Hashable], clusters: Sequence[str]
+) -> list[list[float]]:
+    """What candidates are worth when the question is about something else: the mean over the group's other clusters.
+
+    values: per item one value a candidate, candidates in one order within a group. An item whose group has no other
+    cluster gets zeros, which is a tie.
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    found: list[list[float]] = [[] for _ in values]
+    for members in places.values():
+        table = np.asarray([values[place] for place in members], dtype=np.float64)
+        names = np.asarray([clusters[place] for place in members])
+        for place, name in zip(members, names, strict=True):
+            others = table[names != name]
+            found[place] = (others.mean(axis=0) if len(others) else np.zeros(table.shape[1])).tolist()
+    return found
+
+
+def rank(
+    told: Sequence[Sequence[float]], blind: Sequence[Sequence[float]], right: Sequence[int], ranking: Ranking
+) -> list[Ranked]:
+    """Choose for every item by the values after its prompt; for Ranking.gain by what they exceed the blind ones."""
+    ranked = []
+    for values, unseen, place in zip(told, blind, right, strict=True):
+        if ranking is Ranking.gain:
+            values = [value - other for value, other in zip(values, unseen, strict=True)]
+        chosen = int(np.argmax(values))
+        ranked.append(Ranked(chosen=chosen, credit=credit(values, place), blind_credit=credit(unseen, place)))
     return ranked
 
 

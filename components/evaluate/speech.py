@@ -43,7 +43,7 @@ class Speech:
     def _audio(self) -> dict[str, str]:
         """Utterance id -> path, read when a wave is first asked for."""
         names = pa.array(self.rows)
-        paths = {}
+        paths: dict[str, str] = {}
         for table in read_shards(self.inputs.folder("collect", "utterances"), Utterance):
             kept = table.filter(pc.is_in(table["id"], names))
             paths |= dict(zip(kept["id"].to_pylist(), kept["audio"].to_pylist(), strict=True))

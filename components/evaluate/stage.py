@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 from components.evaluate.config import EvaluateConfig
@@ -14,7 +15,14 @@ from components.shared.manifest import write_json, write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import Tracker
 
-MODELS = ("speech_tokenizer", "text_to_token", "pretrain", "sft", "speech_decoder")
+FILES = {
+    "speech_tokenizer": "transcription",
+    "text_to_token": "generation",
+    "pretrain": "language_modelling",
+    "sft": "chat",
+    "speech_decoder": "resynthesis",
+}
+"""Model -> the file of this room that knows its tasks."""
 MAX_ROWS = 10_000
 
 Evaluator = Callable[[EvaluateConfig, Inputs, SampleBook, Tracker], Evaluation]
@@ -52,16 +60,6 @@ def evaluator(item: str) -> Evaluator:
 
     Raises ValueError for a name that is no model.
     """
-    if item == "speech_tokenizer":
-        from components.evaluate import transcription as room
-    elif item == "text_to_token":
-        from components.evaluate import generation as room  # type: ignore[no-redef]
-    elif item == "pretrain":
-        from components.evaluate import language_modelling as room  # type: ignore[no-redef]
-    elif item == "sft":
-        from components.evaluate import chat as room  # type: ignore[no-redef]
-    elif item == "speech_decoder":
-        from components.evaluate import resynthesis as room  # type: ignore[no-redef]
-    else:
-        raise ValueError(f"evaluate: --item: got {item!r}, wanted one of {', '.join(MODELS)}")
-    return room.evaluate
+    if item not in FILES:
+        raise ValueError(f"evaluate: --item: got {item!r}, wanted one of {', '.join(FILES)}")
+    return importlib.import_module(f"components.evaluate.{FILES[item]}").evaluate
