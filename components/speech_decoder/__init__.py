@@ -1,1 +1,10 @@
-"""speech_decoder."""
+"""Turns speech tokens back into speech: conditional flow matching to mel, then a vocoder.
+
+Reads    data/tokenize/tokens        contracts.SpeechTokens, the code numbers of every utterance
+         data/collect/utterances     contracts.Utterance, their audio
+Writes   data/speech_decoder/model   config.json, flow.safetensors (published key names), speakers.safetensors
+Method   token encoder with block attention -> length regulator -> U-Net flow (cosine time, Euler steps, guidance) ->
+         80-bin mel at 22.05 kHz -> Griffin-Lim; trained in phases, with a prior loss of ours that makes it converge
+Source   speech decoder of GLM-4-Voice (design of CosyVoice, Du et al. 2024); prior loss after Matcha-TTS (Mehta et al.
+         2024); averaged weights are saved
+"""

@@ -9,6 +9,7 @@ Shapes: B batch, T tokens, F mel frames, bins = 80 mel channels.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ class MelFlow(nn.Module):
             content, speaker, prompt = (torch.cat([c, torch.zeros_like(c)]) for c in (content, speaker, prompt))
         times = cosine_time(torch.linspace(0, 1, sampler.num_steps + 1, device=noise.device))
         mel = noise
-        for now, then in zip(times[:-1], times[1:], strict=True):
+        for now, then in pairwise(times):
             rows = mel if sampler.guidance == 0 else torch.cat([mel, mel])
             velocity = self.velocity(rows, now.expand(len(rows)), content, speaker, prompt).float()
             if sampler.guidance > 0:

@@ -9,6 +9,8 @@ Shapes: B batch, C channels, F mel frames, E time embedding.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,34 +31,25 @@ class UNet(nn.Module):
         channels = list(config.channels)
         time_size = 4 * channels[0]
         self.time_mlp = _TimeMlp(in_channels, time_size)
-        self.down_blocks, self.mid_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        down, middle, up = [], [], []
         size = in_channels
         for index, out_size in enumerate(channels):
             last = index == len(channels) - 1
             resize = nn.Conv1d(out_size, out_size, 3, padding=1) if last else _Halve(out_size)
-            self.down_blocks.append(self._level(config, size, out_size, time_size, resize))
+            down.append(_Level(config, size, out_size, time_size, resize))
             size = out_size
         for _ in range(config.num_mid_blocks):
-            self.mid_blocks.append(self._level(config, size, size, time_size, None))
+            middle.append(_Level(config, size, size, time_size, None))
         rising = [*channels[::-1], channels[0]]
-        for index in range(len(channels)):
+        for index, out_size in enumerate(rising[1:]):
             last = index == len(channels) - 1
-            out_size = rising[index + 1]
-            resize = nn.Conv1d(out_size, out_size, 3, padding=1) if last else _Double(out_size)
-            self.up_blocks.append(self._level(config, 2 * rising[index], out_size, time_size, resize))
+            enlarge = nn.Conv1d(out_size, out_size, 3, padding=1) if last else _Double(out_size)
+            up.append(_Level(config, 2 * rising[index], out_size, time_size, enlarge))
+        self.down_blocks = nn.ModuleList(down)
+        self.mid_blocks = nn.ModuleList(middle)
+        self.up_blocks = nn.ModuleList(up)
         self.final_block = _ConvBlock(rising[-1], rising[-1])
         self.final_proj = nn.Conv1d(rising[-1], num_bins, 1)
-
-    @staticmethod
-    def _level(
-        config: UNetConfig, in_size: int, out_size: int, time_size: int, resize: nn.Module | None
-    ) -> nn.ModuleList:
-        inner = config.num_heads * config.head_size
-        blocks = nn.ModuleList(
-            _TransformerBlock(out_size, config.num_heads, inner, config.dropout) for _ in range(config.num_blocks)
-        )
-        parts: list[nn.Module] = [_ResNetBlock(in_size, out_size, time_size), blocks]
-        return nn.ModuleList(parts if resize is None else [*parts, resize])
 
     def forward(
         self, noisy: Tensor, valid: Tensor | None, content: Tensor, time: Tensor, speaker: Tensor, prompt: Tensor
@@ -68,41 +61,67 @@ class UNet(nn.Module):
         """
         embedded = self.time_mlp(time_embedding(time, 4 * noisy.shape[1]))
         hidden = torch.cat([noisy, content, speaker[:, :, None].expand_as(noisy), prompt], dim=1)
-        masks, skips = [valid], []
-        for resnet, blocks, resize in self.down_blocks:
-            hidden = self._attend(resnet(hidden, masks[-1], embedded), masks[-1], blocks)
+        masks: list[Tensor | None] = [valid]
+        skips: list[Tensor] = []
+        mask = valid
+        for level in cast(Iterable[_Level], self.down_blocks):
+            mask = masks[-1]
+            hidden = level.refine(hidden, mask, embedded, self._bias(mask))
             skips.append(hidden)
-            hidden = resize(_keep(hidden, masks[-1]))
-            if isinstance(resize, _Halve):
-                masks.append(None if valid is None else masks[-1][:, :, ::2])
-        mask = masks[-1]
-        for resnet, blocks in self.mid_blocks:
-            hidden = self._attend(resnet(hidden, mask, embedded), mask, blocks)
-        for resnet, blocks, resize in self.up_blocks:
+            hidden = level.resize(_keep(hidden, mask))
+            if level.halves:
+                masks.append(None if mask is None else mask[:, :, ::2])
+        for level in cast(Iterable[_Level], self.mid_blocks):
+            hidden = level.refine(hidden, mask, embedded, self._bias(mask))
+        for level in cast(Iterable[_Level], self.up_blocks):
             mask, skip = masks.pop(), skips.pop()
             hidden = torch.cat([hidden[:, :, : skip.shape[-1]], skip], dim=1)  # doubling an odd length adds a frame
-            hidden = self._attend(resnet(hidden, mask, embedded), mask, blocks)
-            hidden = resize(_keep(hidden, mask))
+            hidden = level.refine(hidden, mask, embedded, self._bias(mask))
+            hidden = level.resize(_keep(hidden, mask))
         hidden = self.final_block(hidden, valid)
         return _keep(self.final_proj(_keep(hidden, valid)), valid)
 
-    def _attend(self, hidden: Tensor, valid: Tensor | None, blocks: nn.ModuleList) -> Tensor:
-        """Transformer blocks over frames.
+    def _bias(self, valid: Tensor | None) -> Tensor | None:
+        """What is added to the attention scores (float) or says which frames are seen (bool).
 
         compatible: the published code adds the 0/1 mask to the scores, which masks nothing; its weights were
         trained with that. Otherwise padded frames are not attended to.
         """
-        bias = None
-        if valid is not None:
-            bias = (valid.transpose(1, 2) @ valid)[:, None] if self.compatible else valid[:, None].bool()
-        hidden = hidden.transpose(1, 2)
-        for block in blocks:
-            hidden = block(hidden, bias)
-        return hidden.transpose(1, 2)
+        if valid is None:
+            return None
+        return (valid.transpose(1, 2) @ valid)[:, None] if self.compatible else valid[:, None].bool()
 
 
 def _keep(hidden: Tensor, valid: Tensor | None) -> Tensor:
     return hidden if valid is None else hidden * valid
+
+
+class _Level(nn.ModuleList):
+    """A ResNet block, transformer blocks and, but in the middle, the way to the next level: 0, 1 and 2 in key names."""
+
+    def __init__(
+        self, config: UNetConfig, in_size: int, out_size: int, time_size: int, resize: nn.Module | None
+    ) -> None:
+        inner = config.num_heads * config.head_size
+        blocks = nn.ModuleList(
+            _TransformerBlock(out_size, config.num_heads, inner, config.dropout) for _ in range(config.num_blocks)
+        )
+        parts: list[nn.Module] = [_ResNetBlock(in_size, out_size, time_size), blocks]
+        super().__init__(parts if resize is None else [*parts, resize])
+        self.halves = isinstance(resize, _Halve)
+
+    def refine(self, hidden: Tensor, valid: Tensor | None, time: Tensor, bias: Tensor | None) -> Tensor:
+        """hidden: (B, C, F) -> (B, out, F)."""
+        hidden = self[0](hidden, valid, time).transpose(1, 2)
+        blocks = self[1]
+        assert isinstance(blocks, nn.ModuleList)
+        for block in blocks:
+            hidden = block(hidden, bias)
+        return hidden.transpose(1, 2)
+
+    def resize(self, hidden: Tensor) -> Tensor:
+        """hidden: (B, C, F) -> the next level's length."""
+        return self[2](hidden)
 
 
 class _TimeMlp(nn.Module):
