@@ -20,14 +20,6 @@ NOISE = re.compile(
     r"^(> python -m |Updating lock file|Generating lock file|Use `dvc push`|To track the changes with git"
     r"|To enable auto|\s*git add |\s*dvc config core\.autostage|Data and pipelines are up to date)"
 )
-OFF_SWITCHES = {
-    "DVC_NO_ANALYTICS": "1",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "GX_ANALYTICS_ENABLED": "False",
-    "GRADIO_ANALYTICS_ENABLED": "False",
-}
 
 
 class Outcome(Enum):
@@ -78,7 +70,7 @@ def repro(root: Path, arguments: list[str], show: Callable[[Event], None]) -> No
 
     Raises PipelineFailure when a stage fails; what DVC had deleted for it is then back as it was last published.
     """
-    environment = {**os.environ, **OFF_SWITCHES, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "dvc", "repro", *arguments]
     running: tuple[str, float] | None = None
     process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True, errors="replace")
@@ -139,4 +131,4 @@ def status(root: Path, stage: str, since: float) -> tuple[str, str]:
 def restore(root: Path, stage: str) -> None:
     """Bring back the last published outs of a stage, which DVC deletes before it runs the stage."""
     command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", "--allow-missing", stage]
-    subprocess.run(command, cwd=root, env={**os.environ, **OFF_SWITCHES}, capture_output=True, check=False)
+    subprocess.run(command, cwd=root, capture_output=True, check=False)

@@ -11,15 +11,16 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from components.entry import EXIT_CODES, TRANSIENT
-from components.shared.spool import PARENT_VARIABLE, PIPELINE_VARIABLE, Spool, open_run, store_uri
+from components.shared.spool import PARENT_VARIABLE, PIPELINE_VARIABLE, open_run, store_uri
 from flows import lineage
 from flows.graph import Event, Outcome, PipelineFailure, repro, stages
 from flows.scratch import checkout_for
 
-ATTEMPTS = 3
 WAIT_S = (5.0, 30.0)
 
 
@@ -44,37 +45,40 @@ class Console:
 
 
 def run(root: Path, targets: list[str]) -> None:
-    """Run the graph or the targets with what they need; a transient failure is tried again.
+    """Run the graph, or the targets with what they need; a transient failure is tried again.
 
     Raises PipelineFailure for the first stage that fails for good.
     """
-    parent = begin(root, targets)
     console = Console(root, stages(root))
-    try:
-        for attempt in range(ATTEMPTS):
+    with tracked(root, targets):
+        for wait_s in (*WAIT_S, None):
             try:
-                repro(root, targets, console)
-                break
+                return repro(root, targets, console)
             except PipelineFailure as failure:
-                if failure.kind != TRANSIENT or attempt == ATTEMPTS - 1:
+                if failure.kind != TRANSIENT or wait_s is None:
                     raise
-                print(f"{failure.line}; trying again in {WAIT_S[attempt]:.0f} s", flush=True)
-                time.sleep(WAIT_S[attempt])
+                print(f"{failure.line}; trying again in {wait_s:.0f} s", flush=True)
+                time.sleep(wait_s)
+
+
+@contextmanager
+def tracked(root: Path, targets: list[str]) -> Iterator[None]:
+    """The MLflow run that is the parent of all runs of the stages inside the block."""
+    os.environ.pop(PARENT_VARIABLE, None)
+    parent = open_run("pipeline", "", {"targets": " ".join(targets) or "all"}, root)
+    os.environ[PARENT_VARIABLE] = os.environ[PIPELINE_VARIABLE] = parent.key
+    try:
+        yield
     except PipelineFailure as failure:
         parent.end(failure.kind, failure.line)
         raise
     except BaseException:
         parent.end(TRANSIENT, "interrupted")
         raise
+    finally:
+        os.environ.pop(PARENT_VARIABLE)
+        os.environ.pop(PIPELINE_VARIABLE)
     parent.end("done")
-
-
-def begin(root: Path, targets: list[str]) -> Spool:
-    """The MLflow run that is the parent of all runs of this pipeline."""
-    os.environ.pop(PARENT_VARIABLE, None)
-    parent = open_run("pipeline", "", {"targets": " ".join(targets) or "all"}, root)
-    os.environ[PARENT_VARIABLE] = os.environ[PIPELINE_VARIABLE] = parent.key
-    return parent
 
 
 def summary(root: Path, seconds: float) -> str:
