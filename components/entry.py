@@ -99,7 +99,7 @@ def run_stage(
     from components.shared.curves import Curves
     from components.shared.launcher import launch
     from components.shared.places import Inputs, Outputs
-    from components.shared.resume import drop_stale_checkpoints, remember_inputs, tidy, work_folder
+    from components.shared.resume import Resume
     from components.shared.spool import open_run
     from components.shared.tracking import SpoolTracker
 
@@ -108,13 +108,13 @@ def run_stage(
     settings = as_dict(section)
     started = time.time()
     where = root / "data" / stage if publish else root / "runs" / stage / time.strftime("%Y%m%d-%H%M%S")
-    work = work_folder(root / ".work" / stage / item, stage, settings)
-    outputs = Outputs(root=where / item, work=work, item=item)
-    inputs = Inputs(root / "data", remember=lambda read: remember_inputs(work, read))
-    for path in (outputs.root, work):
+    outputs = Outputs(root=where / item, work=root / ".work" / stage / item, item=item)
+    for path in (outputs.root, outputs.work):
         path.mkdir(parents=True, exist_ok=True)
     outputs.discard()
-    curves = Curves(work, resumed=drop_stale_checkpoints(work, inputs.data))
+    resume = Resume.of(outputs.work, root / "data", stage, settings)
+    inputs = Inputs(root / "data", remember=resume.remember)
+    curves = Curves(outputs.work, resumed=resume.begin())
     spool = open_run(stage, item, {"scale": config.scale, "seed": config.seed, stage: settings}, root)
     spool.watch_machine()
     tracker = SpoolTracker(spool, curves)
@@ -129,7 +129,7 @@ def run_stage(
         outputs.discard()
         tracker.finish(*classify(error), inputs, outputs)
         raise
-    tidy(work)
+    resume.end()
     tracker.log_metrics(metrics)
     tracker.say(f"{name}: done in {time.time() - started:.0f} s, in {os.path.relpath(outputs.root, root)}")
     tracker.finish(DONE, "", inputs, outputs)

@@ -66,7 +66,7 @@ class Outputs:
     root: Path
     """data/<stage>[/<item>] when published, runs/<stage>/<time> otherwise."""
     work: Path
-    """.work/<stage>[/<item>]/<key>: survives failures and restarts; keyed shards, checkpoints (resume.py)."""
+    """.work/<stage>[/<item>]: survives failures and restarts; keyed shards, checkpoints (resume.py)."""
     item: str = ""
     """The matrix item, such as the model that evaluate looks at."""
     made: list[str] = field(default_factory=list)

@@ -1,51 +1,59 @@
-"""Where unfinished work lies, and when it may be taken up again.
+"""When unfinished training may be taken up again.
 
-.work/<stage>[/<item>]/<key>/ holds keyed shards and checkpoints; the key is a hash of the stage's settings (not of how
-its work is spread over processes) and of its code. Checkpoints count only while the inputs are what they were.
+.work/<stage>[/<item>]/ holds keyed shards, which are good for ever, and checkpoints, which count only while settings,
+code and inputs of the stage are what they were when the checkpoints were begun (identity.json beside them).
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.shared.fingerprint import fingerprint
 from components.shared.manifest import hash_of, read_json, read_manifest, remove, write_json
 
-CHECKPOINTS, INPUTS = "checkpoints", "inputs.json"
+CHECKPOINTS, IDENTITY = "checkpoints", "identity.json"
 SPREADING = ("executor", "launcher")
 """Settings that do not change what is written."""
-OLDEST_S = 7 * 24 * 3600
 
 
-def work_folder(place: Path, stage: str, section: dict[str, Any]) -> Path:
-    """The folder below `place` for unfinished work of a stage with these settings and this code."""
-    settings = {name: value for name, value in section.items() if name not in SPREADING}
-    return place / hash_of([settings, fingerprint(stage)])[:16]
+@dataclass
+class Resume:
+    """The checkpoints of one stage and what they belong to."""
 
+    work: Path
+    data: Path
+    """The data/ folder that holds the inputs."""
+    begun: str
+    """Hash of the settings and the code."""
 
-def drop_stale_checkpoints(work: Path, data: Path) -> bool:
-    """Remove checkpoints whose inputs have changed since; True when there is something left to resume from."""
-    with contextlib.suppress(ValueError, OSError):
-        known = read_json(work / INPUTS) if (work / INPUTS).is_file() else {}
-        if all(read_manifest(data / name).content_hash == content for name, content in known.items()):
-            return (work / CHECKPOINTS).is_dir()
-    remove(work / CHECKPOINTS)
-    return False
+    @classmethod
+    def of(cls, work: Path, data: Path, stage: str, settings: dict[str, Any]) -> Resume:
+        """The checkpoints of a stage with these settings and the code as it is."""
+        kept = {name: value for name, value in settings.items() if name not in SPREADING}
+        return cls(work, data, hash_of([kept, fingerprint(stage)]))
 
+    def begin(self) -> bool:
+        """Remove checkpoints that belong to something else; True when there are some left to go on from."""
+        if not self._same():
+            remove(self.work / CHECKPOINTS)
+            self.remember({})
+        return (self.work / CHECKPOINTS).is_dir()
 
-def remember_inputs(work: Path, read: dict[str, str]) -> None:
-    """Note what the stage has opened so far; called at every input, since a kill gives no notice."""
-    write_json(work / INPUTS, read)
+    def _same(self) -> bool:
+        with contextlib.suppress(ValueError, OSError, KeyError):
+            known = read_json(self.work / IDENTITY)
+            inputs = {name: read_manifest(self.data / name).content_hash for name in known["inputs"]}
+            return known == {"begun": self.begun, "inputs": inputs}
+        return False
 
+    def remember(self, read: dict[str, str]) -> None:
+        """Note what the stage has opened so far; called at every input, since a kill gives no notice."""
+        known = read_json(self.work / IDENTITY)["inputs"] if read and (self.work / IDENTITY).is_file() else {}
+        write_json(self.work / IDENTITY, {"begun": self.begun, "inputs": {**known, **read}})
 
-def tidy(work: Path) -> None:
-    """After a success: remove the checkpoints, and work of other settings that nobody has touched for a week."""
-    remove(work / CHECKPOINTS)
-    for other in work.parent.iterdir():
-        stale = other.is_dir() and len(other.name) == 16 and time.time() - other.stat().st_mtime > OLDEST_S
-        if stale and other != work:
-            shutil.rmtree(other, ignore_errors=True)
+    def end(self) -> None:
+        """After a success there is nothing to go on from."""
+        remove(self.work / CHECKPOINTS)
