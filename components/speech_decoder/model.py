@@ -19,7 +19,7 @@ from torch import Tensor
 from components.speech_decoder.flow import SPEAKER_SIZE, frames_of
 from components.speech_decoder.griffin_lim import StreamingGriffinLim, griffin_lim
 from components.speech_decoder.layout import Saved, read
-from components.speech_decoder.mel import NUM_BINS, SAMPLE_RATE_HZ
+from components.speech_decoder.mel import NUM_BINS, SAMPLE_RATE_HZ, log_mel
 
 _NOISE_FRAMES = 64
 """Frames that share one seed of the noise."""
@@ -61,6 +61,14 @@ class SpeechDecoder:
         noise = frame_noise(0, num_frames).to(self.device)
         mel = self.flow.sample(noise[None], content, channels, torch.zeros_like(content), self.saved.sampler)
         return self.saved.scale.restore(mel[0])
+
+    @torch.no_grad()
+    def vocode(self, wave: Tensor) -> Tensor:
+        """wave: (samples,), float32, 22.05 kHz -> its own mel through the vocoder: what no decoder can be better than.
+
+        Raises ValueError when the wave is shorter than one window.
+        """
+        return griffin_lim(log_mel(wave.to(self.device)), self.saved.griffin_lim).cpu()
 
     def stream(self, speaker: str | Tensor | None = None) -> DecoderStream:
         """A new stream; what any pushes give, put together, does not depend on how tokens were split between them."""
