@@ -13,6 +13,7 @@ import torch
 from components.evaluate.config import EvaluateConfig, Ranking, Split
 from components.evaluate.evaluation import error_score
 from components.evaluate.figures import summarise
+from components.evaluate.generation import Span, cut_span
 from components.evaluate.intervals import difference_interval, ratio_interval
 from components.evaluate.language_modelling import question_scores
 from components.evaluate.likelihood import (
@@ -180,20 +181,18 @@ def test_a_model_that_sees_no_question_cannot_beat_chance(seed):
 
 
 def test_an_item_without_words_has_no_error_rate():
-    row = SpeechTokens(
-        id="u",
-        tokens=[1],
-        duration_s=1.0,
-        text="[music]",
-        text_source="human",
-        language="en",
-        speaker="s",
-        corpus="c",
-        license="MIT",
-        split="test",
-        origin="recorded",
-    )
-    assert error_score(row, task="transcription", group="recorded_seen", answer="hello", beside=None) is None
+    span = Span(id="u", text="[music]", language="en")
+    assert error_score(span, task="generation", group="spans", reference="[music]", answer="hello", beside=None) is None
+
+
+def test_spans_are_words_in_a_row_and_the_same_for_the_same_seed():
+    text = "After a long trip Anna took the last train home, and nobody was there to meet her at the station."
+    span = cut_span(text, "en", config(mean_span=4.0))
+    assert span in text
+    assert span == cut_span(text, "en", config(mean_span=4.0))
+    lengths = [len(cut_span(f"{text} {i}", "en", config(mean_span=4.0)).split()) for i in range(200)]
+    assert 3.6 <= np.mean(lengths) <= 4.4
+    assert cut_span("小狗在公园里跑。", "zh", config()) in "小狗在公园里跑。"
 
 
 # Selection
@@ -271,7 +270,6 @@ def config(**changes) -> EvaluateConfig:
         "story_ranking": Ranking.mean,
         "question_ranking": Ranking.mean,
         "mean_span": 10.0,
-        "span_ratio": 0.3,
         "temperature": 0.0,
         "engine": engine_config(),
         "num_utterances": 4,

@@ -48,8 +48,6 @@ class EvaluateConfig:
     """How answers of different lengths are compared."""
     mean_span: float
     """Mean span of unseen texts that the text-to-token model says, in words (paper, section 2.3)."""
-    span_ratio: float
-    """Share of a text's words in its spans (paper, section 2.3)."""
     temperature: float
     """Of the text-to-token model, as in synthesize; 0 takes the likeliest token."""
     engine: EngineConfig

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from components.shared.contracts import ItemScore, SpeechTokens
+from components.shared.contracts import ItemScore
 from components.shared.recognizer import count_errors
 
 
@@ -26,27 +26,38 @@ def error_measure(language: str) -> str:
     return "cer" if language == "zh" else "wer"
 
 
+class Said(Protocol):
+    """An item with a name and a language: a row of speech tokens, a span."""
+
+    @property
+    def id(self) -> str:
+        """Name of the item."""
+
+    @property
+    def language(self) -> str:
+        """ISO 639-1."""
+
+
 def error_score(
-    row: SpeechTokens, *, task: str, group: str, answer: str, beside: str | None, reference: str | None = None
+    item: Said, *, task: str, group: str, reference: str, answer: str, beside: str | None
 ) -> ItemScore | None:
     """Errors of an answer in words (characters for Mandarin), with those of the baseline's answer at the same item.
 
-    reference: what was really said, by default the row's text; beside None: there is no baseline and it is given no
-    errors. None when nothing of the reference is left after normalisation.
+    reference: what was really said; beside None: there is no baseline and it is given no errors. None when nothing of
+    the reference is left after normalisation.
     """
-    reference = row.text or "" if reference is None else reference
-    errors = count_errors(reference, answer, row.language)
+    errors = count_errors(reference, answer, item.language)
     if errors.length == 0:
         return None
     return ItemScore(
-        id=row.id,
+        id=item.id,
         task=task,
-        mode=error_measure(row.language),
+        mode=error_measure(item.language),
         group=group,
-        language=row.language,
-        cluster=row.id,
+        language=item.language,
+        cluster=item.id,
         score=float(errors.errors),
-        baseline=0.0 if beside is None else float(count_errors(reference, beside, row.language).errors),
+        baseline=0.0 if beside is None else float(count_errors(reference, beside, item.language).errors),
         weight=float(errors.length),
         reference=reference,
         answer=answer,
@@ -58,7 +69,7 @@ def kept(scores: Sequence[ItemScore | None]) -> list[ItemScore]:
     return [score for score in scores if score is not None]
 
 
-def by_language(rows: Sequence[SpeechTokens]) -> dict[str, list[int]]:
+def by_language(rows: Sequence[Said]) -> dict[str, list[int]]:
     """Language -> places of its rows, languages in sorted order."""
     places: dict[str, list[int]] = {language: [] for language in sorted({row.language for row in rows})}
     for place, row in enumerate(rows):

@@ -90,3 +90,9 @@ def train_texts(inputs: Inputs) -> set[str]:
         rows = table.filter(pc.equal(table["split"], "train")).select(["text", "language"]).to_pylist()
         texts |= {normalize_text(row["text"], row["language"]) for row in rows if row["text"]}
     return texts
+
+
+def unheard(speech: Speech, train: set[str]) -> Speech:
+    """Without the utterances whose text training said too: short answers often are."""
+    rows = {name: row for name, row in speech.rows.items() if normalize_text(row.text or "", row.language) not in train}
+    return Speech(speech.inputs, rows)

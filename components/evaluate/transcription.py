@@ -12,12 +12,12 @@ from components.evaluate.config import EvaluateConfig
 from components.evaluate.evaluation import Evaluation, by_language, error_score, kept
 from components.evaluate.samples import SampleBook
 from components.evaluate.selection import choose_each
-from components.evaluate.speech import Speech, read_split, train_speakers, train_texts, voice_group
+from components.evaluate.speech import Speech, read_split, train_speakers, train_texts, unheard, voice_group
 from components.shared.audio import WHISPER_RATE_HZ
 from components.shared.contracts import SpeechTokens
 from components.shared.manifest import read_manifest, read_shards
 from components.shared.places import Inputs
-from components.shared.recognizer import Recognizer, normalize_text
+from components.shared.recognizer import Recognizer
 from components.shared.tracking import Tracker
 
 
@@ -32,33 +32,35 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load(inputs.folder("speech_tokenizer", "model"), device)
     whisper = Recognizer(config.start, device)
-    speech, seen = read_split(inputs, config.split.value), train_speakers(inputs)
-    rows = unheard(list(speech.rows.values()), train_texts(inputs))
+    everything, seen = read_split(inputs, config.split.value), train_speakers(inputs)
+    speech = unheard(everything, train_texts(inputs))
     chosen = choose_each(
-        rows,
+        list(speech.rows.values()),
         config.num_utterances,
         seed=config.seed,
         key=lambda row: row.id,
         group=lambda row: f"{row.language}_{voice_group(row, seen)}",
     )
-    tracker.say(f"transcription: {len(chosen)} of {len(rows)} utterances whose text was not in training")
+    tracker.say(f"transcription: {len(chosen)} of {len(speech.rows)} utterances whose text was not in training")
     said = tokenizer.transcribe([torch.tensor(row.tokens) for row in chosen], [row.language for row in chosen])
     heard = hear(whisper, speech, chosen)
     scores = kept(
         [
-            error_score(row, task="transcription", group=voice_group(row, seen), answer=answer, beside=beside)
+            error_score(
+                row,
+                task="transcription",
+                group=voice_group(row, seen),
+                reference=row.text or "",
+                answer=answer,
+                beside=beside,
+            )
             for row, answer, beside in zip(chosen, said, heard, strict=True)
         ]
     )
     show(book, speech, chosen, said, heard, config)
     counts = code_counts(inputs)
-    metrics = codebook_metrics(counts) | {"dropped_text_in_training": float(len(speech.rows) - len(rows))}
+    metrics = codebook_metrics(counts) | {"dropped_text_in_training": float(len(everything.rows) - len(speech.rows))}
     return Evaluation(scores=scores, metrics=metrics, files={"codebook.json": {"counts": counts.tolist()}})
-
-
-def unheard(rows: list[SpeechTokens], train: set[str]) -> list[SpeechTokens]:
-    """Utterances whose normalised text occurs in no utterance of training: short answers are often said there too."""
-    return [row for row in rows if normalize_text(row.text or "", row.language) not in train]
 
 
 def hear(recognizer: Recognizer, speech: Speech, rows: Sequence[SpeechTokens]) -> list[str]:

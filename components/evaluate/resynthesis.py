@@ -1,0 +1,139 @@
+"""The speech decoder: is its sound still understood by a recogniser that had no part in training?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from components.evaluate.config import EvaluateConfig
+from components.evaluate.evaluation import Evaluation, by_language, error_score, kept
+from components.evaluate.samples import SampleBook, Wave
+from components.evaluate.selection import choose_each
+from components.evaluate.speech import read_split
+from components.shared.contracts import ItemScore, SpeechTokens
+from components.shared.engine import make_engine
+from components.shared.places import Inputs
+from components.shared.recognizer import Recognizer
+from components.shared.speakable import speakable
+from components.shared.tracking import Tracker
+
+if TYPE_CHECKING:
+    from components.speech_decoder.model import SpeechDecoder
+
+ORIGINAL, DECODED, VOCODED = "original", "re-synthesised", "vocoder alone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """One utterance three ways, each (samples,) float32 at the decoder's rate, and what the judge understood."""
+
+    row: SpeechTokens
+    waves: dict[str, np.ndarray]
+    texts: dict[str, str]
+
+
+def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: Tracker) -> Evaluation:
+    """WER of decoded speech by config.judges, recorded and synthesised speech apart.
+
+    resynthesis: tokens -> mel -> wave; vocoder: the recording's own mel -> wave, which no decoder can be better than.
+    The baseline of both is the original sound. Utterances in languages without a judge are left out.
+    """
+    from components.speech_decoder.model import load
+
+    decoder = load(inputs.folder("speech_decoder", "model"), "cuda" if torch.cuda.is_available() else "cpu")
+    speech = read_split(inputs, config.split.value)
+    rows = choose_each(
+        [row for row in speech.rows.values() if row.language in config.judges],
+        config.num_decoded,
+        seed=config.seed,
+        key=lambda row: row.id,
+        group=lambda row: f"{row.language}_{row.origin}",
+    )
+    waves = []
+    for row in tracker.progress(rows, len(rows), "decoding"):
+        original, _ = speech.wave(row.id, decoder.sample_rate_hz)
+        vocoded = decoder.vocode(torch.from_numpy(original)).numpy()
+        waves.append({ORIGINAL: original, DECODED: decoder.decode(row.tokens).numpy(), VOCODED: vocoded})
+    heard = judge(rows, waves, decoder.sample_rate_hz, config)
+    show(book, heard, say(config, inputs, heard, decoder), decoder.sample_rate_hz, config.num_samples)
+    return Evaluation(scores=scores_of(heard))
+
+
+def judge(
+    rows: Sequence[SpeechTokens], waves: Sequence[dict[str, np.ndarray]], sample_rate_hz: int, config: EvaluateConfig
+) -> list[Heard]:
+    """What each language's judge understands of every way of every utterance."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    texts: list[dict[str, str]] = [{} for _ in rows]
+    for language, places in by_language(rows).items():
+        recognizer = Recognizer(config.judges[language], device)
+        for way in (ORIGINAL, DECODED, VOCODED):
+            found = recognizer.transcribe([waves[place][way] for place in places], sample_rate_hz, language)
+            for place, text in zip(places, found, strict=True):
+                texts[place][way] = text
+    return [Heard(row=row, waves=sounds, texts=said) for row, sounds, said in zip(rows, waves, texts, strict=True)]
+
+
+def scores_of(heard: Sequence[Heard]) -> list[ItemScore]:
+    """Errors of the decoded and of the merely vocoded sound beside those of the original."""
+    return kept(
+        [
+            error_score(
+                item.row,
+                task=task,
+                group=item.row.origin,
+                reference=item.row.text or "",
+                answer=item.texts[way],
+                beside=item.texts[ORIGINAL],
+            )
+            for task, way in (("resynthesis", DECODED), ("vocoder", VOCODED))
+            for item in heard
+        ]
+    )
+
+
+def say(config: EvaluateConfig, inputs: Inputs, heard: Sequence[Heard], decoder: SpeechDecoder) -> dict[str, Wave]:
+    """The samples' texts said by the text-to-token model and decoded: utterance id -> wave."""
+    from components.text_to_token.model import load
+
+    folder = inputs.folder("text_to_token", "model")
+    model = load(folder)
+    rows = [item.row for item in shown(heard, config.num_samples)]
+    rows = [row for row in rows if row.language in model.main_speakers and speakable(row.text or "", row.language)]
+    engine = make_engine(replace(config.engine, model=str(folder)))
+    requests = [
+        model.request(
+            row.id,
+            row.text or "",
+            row.language,
+            speaker=model.main_speakers[row.language],
+            seed=config.seed,
+            temperature=config.temperature,
+        )
+        for row in rows
+    ]
+    made = {completion.key: model.codes(completion.token_ids) for completion in engine.generate_all(requests)}
+    return {key: (decoder.decode(codes).numpy(), decoder.sample_rate_hz) for key, codes in made.items() if codes}
+
+
+def shown(heard: Sequence[Heard], num: int) -> list[Heard]:
+    """The utterances to hear: recorded and synthesised in turn."""
+    groups: dict[str, list[Heard]] = {}
+    for item in heard:
+        groups.setdefault(item.row.origin, []).append(item)
+    each = -(-num // max(1, len(groups)))
+    return [item for name in sorted(groups) for item in groups[name][:each]][:num]
+
+
+def show(book: SampleBook, heard: Sequence[Heard], said: dict[str, Wave], sample_rate_hz: int, num: int) -> None:
+    """Original, re-synthesised, vocoder alone, and the text-to-token model's own way of saying it."""
+    for item in shown(heard, num):
+        sounds = {way: (wave, sample_rate_hz) for way, wave in item.waves.items()}
+        if item.row.id in said:
+            sounds["from text alone"] = said[item.row.id]
+        texts = {"said": item.row.text or "", "understood": item.texts[DECODED]}
+        book.add(f"{item.row.origin}, {item.row.speaker}", item.row.language, texts, sounds, key=item.row.id)
