@@ -38,6 +38,7 @@ class _Curves(Callback):
         self.tracker, self.num_steps, self.every, self.what = tracker, num_steps, every, what
         self.bar: Iterator[int] | None = None
         self.seen = -1
+        self.validated_at = -1
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         left = range(trainer.global_step, self.num_steps)
@@ -57,7 +58,8 @@ class _Curves(Callback):
         if step % self.every == 0 or step == self.num_steps:
             self._send(trainer, step, validation=False)
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.validated_at = trainer.global_step
         self._send(trainer, trainer.global_step, validation=True)
 
     def _send(self, trainer: lightning.Trainer, step: int, validation: bool) -> None:
@@ -74,17 +76,18 @@ def fit(
     tracker: Tracker,
     work: Path,
     what: str,
-) -> None:
+) -> dict[str, float]:
     """Train a module for config.num_steps optimizer steps, from work/checkpoints/last.ckpt when that is there.
 
     train, validation: loaders (validation may be None). What the module logs under names that begin with "validation"
-    is a validation curve, everything else a training curve.
+    is a validation curve, everything else a training curve. Returns the validation metrics after the last step.
     """
     quiet()
     checkpoints = work / "checkpoints"
     keeper = ModelCheckpoint(
         dirpath=checkpoints, every_n_train_steps=config.checkpoint_every_steps, save_last=True, save_top_k=0
     )
+    curves = _Curves(tracker, config.num_steps, config.log_every_steps, what)
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
@@ -99,13 +102,18 @@ def fit(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[keeper, _Curves(tracker, config.num_steps, config.log_every_steps, what)],
+        callbacks=[keeper, curves],
     )
     last = checkpoints / "last.ckpt"
     resume = str(last) if last.is_file() else None
     if resume:
         tracker.say(f"{what}: resuming from {last}")
     trainer.fit(module, train, validation, ckpt_path=resume, weights_only=False)
+    if validation is None:
+        return {}
+    if curves.validated_at != trainer.global_step:
+        trainer.validate(module, validation, verbose=False)
+    return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("validation")}
 
 
 def quiet() -> None:
