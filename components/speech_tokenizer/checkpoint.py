@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from components.shared.audio import WHISPER_RATE_HZ
@@ -52,8 +53,8 @@ def fill(network: WhisperVQ, tensors: dict[str, Tensor], where: str) -> None:
     network.load_state_dict({name: tensors[name].float() for name in wanted}, strict=False)
 
 
-def write(network: WhisperVQ, folder: Path, tokenizer: Path | None) -> None:
-    """Write the published layout; tokenizer: a tokenizer.json to copy."""
+def write(network: WhisperVQ, folder: Path, tokenizer: Tokenizer | None) -> None:
+    """Write the published layout, with the text tokenizer when there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     network.config.write(folder)
     state = {name: value.detach().float().cpu() for name, value in network.state_dict().items()}
@@ -72,7 +73,7 @@ def write(network: WhisperVQ, folder: Path, tokenizer: Path | None) -> None:
     }
     write_json(folder / "preprocessor_config.json", extractor)
     if tokenizer is not None:
-        (folder / TOKENIZER).write_bytes(tokenizer.read_bytes())
+        tokenizer.save(str(folder / TOKENIZER))
 
 
 def from_whisper(whisper: Any, config: WhisperVQConfig) -> WhisperVQ:

@@ -84,8 +84,8 @@ class SpeechTokenizer:
         """Speech tokens of clips of any length: waves (samples,) float32, -1..1, 16 kHz -> (tokens,) int64 on the CPU.
 
         Clips are sorted by length and batched by their total duration, so that little padding is computed. A clip
-        beyond the position table is encoded in windows (windows.py). Raises ValueError for an empty wave, one that holds NaN
-        or is not one-dimensional floating point.
+        beyond the position table is encoded in windows (windows.py). Raises ValueError for a wave that is empty, holds
+        NaN or is not one-dimensional floating point.
         """
         for number, wave in enumerate(waves):
             check_wave(wave, f"wave {number}")

@@ -35,6 +35,27 @@ def all_sum(value: Tensor) -> Tensor:
     return value
 
 
+def gather(vectors: Tensor) -> Tensor:
+    """The rows of all ranks in the order of the ranks: (N of this rank, D) -> (N of all, D)."""
+    if world_size() == 1:
+        return vectors
+    sizes = [torch.zeros((), dtype=torch.int64, device=vectors.device) for _ in range(world_size())]
+    distributed.all_gather(sizes, torch.tensor(len(vectors), device=vectors.device))
+    longest = int(max(sizes))
+    padded = torch.zeros(longest, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
+    padded[: len(vectors)] = vectors
+    parts = [torch.empty_like(padded) for _ in sizes]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+
+
+def broadcast(value: Tensor) -> Tensor:
+    """The tensor of rank 0."""
+    if world_size() > 1:
+        distributed.broadcast(value, src=0)
+    return value
+
+
 def world_size() -> int:
     """Ranks that train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1

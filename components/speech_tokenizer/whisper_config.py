@@ -6,11 +6,11 @@ Source  published configuration of the GLM-4-Voice speech tokenizer
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from components.shared.manifest import read_json, write_json
+from components.speech_tokenizer.config import FeatureNormalization
 
 FRAMES_PER_S = 100
 """Log-mel frames a second in every Whisper."""
@@ -32,15 +32,6 @@ OPTIONAL: dict[str, Any] = {
     "activation_dropout": 0.0,
 }
 """Fields that a published folder may lack, and what it means then."""
-
-
-class FeatureNormalization(Enum):
-    """Below which value log-mel frames are cut off."""
-
-    clip = "clip"
-    """8 below the clip's own maximum, as Whisper does; a frame then depends on the whole clip."""
-    fixed = "fixed"
-    """At a constant floor, so that features of a prefix equal those of the whole and streaming is exact."""
 
 
 @dataclass(kw_only=True)

@@ -120,7 +120,7 @@ class Encoder(nn.Module):
         assert depth is not None
         hidden = self._run(hidden, valid, 0, min(depth, config.pooling_position or 0) if config.is_pooled else 0)
         if config.is_pooled:
-            hidden, valid = _pool(hidden, valid, config.kernel)
+            hidden, valid = pool(hidden, valid, config.kernel)
         return self._run(hidden, valid, (config.pooling_position or 0) if config.is_pooled else 0, depth), valid
 
     def quantise(self, hidden: Tensor, valid: Tensor) -> Quantised:
@@ -178,7 +178,7 @@ class Encoder(nn.Module):
         return hidden
 
 
-def _pool(hidden: Tensor, valid: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+def pool(hidden: Tensor, valid: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
     """Average of every `kernel` frames, zero-padded at the end; a token is valid when its first frame is."""
     missing = -hidden.shape[1] % kernel
     hidden = functional.pad(hidden, (0, 0, 0, missing))

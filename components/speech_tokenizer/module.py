@@ -1,0 +1,187 @@
+"""Training of a WhisperVQ: cross-entropy of transcripts, distance to the un-quantised Whisper, commitment.
+
+Works without mlflow, dvc, prefect and great_expectations.
+Source  Zeng et al. 2024, section 2.1; the distance to the un-quantised Whisper is ours
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from components.shared.recognizer import word_error_rate
+from components.shared.training import linear_schedule
+from components.speech_tokenizer.config import SpeechTokenizerConfig
+from components.speech_tokenizer.data import Batch
+from components.speech_tokenizer.quantizer import all_sum, broadcast, code_use, gather, global_mean, kmeans
+from components.speech_tokenizer.transcripts import NO_LABEL, Transcripts, decode_greedily
+from components.speech_tokenizer.whisper_vq import Encoder, Quantised, WhisperVQ, pool
+
+
+class TokenizerTraining(lightning.LightningModule):
+    """One WhisperVQ, the Whisper it came from, and what is watched while it learns."""
+
+    def __init__(
+        self, network: WhisperVQ, teacher: Encoder | None, transcripts: Transcripts, config: SpeechTokenizerConfig
+    ) -> None:
+        super().__init__()
+        self.network, self.config, self.transcripts = network, config, transcripts
+        # In a list, so that its weights are neither trained nor saved with the run.
+        self._teacher = [teacher.eval().requires_grad_(False)] if teacher is not None else []
+        self.is_closed = False
+        """Whether the bottleneck quantises; before that, states pass through pooled only."""
+        self.seen: list[Tensor] = []
+        """Pooled states of the latest steps, (N, D) float32 each, until k-means has taken them."""
+        self.codes_used = torch.zeros(network.config.quantize_vocab_size or 0)
+        self.restarts = 0
+        self.said: dict[tuple[str, str], tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+        self.validation_codes = torch.zeros_like(self.codes_used)
+        network.encoder.restart_seed = config.seed
+        network.encoder.checkpoint_activations = config.checkpoint_activations
+        for name, value in network.model.named_parameters():
+            if any(name.startswith(prefix) for prefix in config.frozen):
+                value.requires_grad_(False)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, matrices decayed, everything else not; linear warm-up and linear decay."""
+        config = self.config
+        groups: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, value in self.network.named_parameters():
+            if value.requires_grad:
+                groups[value.dim() > 1 and "embed" not in name].append(value)
+        options = [
+            {"params": groups[True], "weight_decay": config.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(options, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        factor = linear_schedule(config.lr, config.final_lr, config.warmup_steps, config.trainer.num_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch."""
+        return batch.to(device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Close the bottleneck when its time has come."""
+        enough = sum(len(vectors) for vectors in self.seen) >= len(self.codes_used)
+        if not self.is_closed and enough and self.global_step >= self.config.quantize_from_step:
+            self.close()
+
+    def close(self) -> None:
+        """Start the codebook from k-means over the states seen last, on all ranks the same."""
+        encoder, config = self.network.encoder, self.config
+        vectors = gather(torch.cat(self.seen).to(self.device))
+        centres, counts = kmeans(vectors, len(self.codes_used), config.kmeans_iterations, config.seed)
+        centres, counts = broadcast(centres), broadcast(counts)
+        tokens_a_pass = all_sum(torch.tensor(float(len(self.seen[-1])), device=self.device))
+        shares = (counts / counts.sum() * tokens_a_pass).clamp(min=config.ema_decay**config.restart_interval)
+        encoder.codebook.weight.data.copy_(centres)
+        encoder.ema_count.copy_(shares)
+        encoder.ema_weight.copy_(centres * shares[:, None])
+        self.seen, self.is_closed = [], True
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The sum of the three losses on one batch."""
+        encoder, config = self.network.encoder, self.config
+        hidden, valid = encoder.before(batch.features, batch.mask)
+        loss = torch.zeros((), device=self.device)
+        if self.is_closed:
+            quantised = encoder.quantise(hidden, valid)
+            hidden = quantised.hidden
+            loss = loss + config.commit_scale * config.commit_coefficient * quantised.commitment
+            self._watch(quantised, len(batch.clips))
+        else:
+            self._remember(hidden.detach()[valid])
+        states = encoder.after(hidden, valid)
+        text_loss = self._text_loss(batch, states, valid)
+        loss = loss + text_loss
+        seen = {"text_loss": text_loss}
+        if self._teacher and config.distil_weight > 0:
+            distance = self._distance(batch, states, valid)
+            loss = loss + config.distil_weight * distance
+            seen["distance_to_whisper"] = distance
+        seen |= {"loss": loss, "lr": torch.tensor(self.lr_schedulers().get_last_lr()[0])}  # type: ignore[union-attr]
+        self.log_dict({name: value.detach() for name, value in seen.items()}, batch_size=len(batch.clips))
+        return loss
+
+    def _text_loss(self, batch: Batch, states: Tensor, valid: Tensor) -> Tensor:
+        """Nats per text token, over all ranks."""
+        logits = self.network.logits(states, valid, batch.inputs)
+        total = functional.cross_entropy(
+            logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=NO_LABEL, reduction="sum"
+        )
+        return global_mean(total, (batch.targets != NO_LABEL).sum())
+
+    def _distance(self, batch: Batch, states: Tensor, valid: Tensor) -> Tensor:
+        """Squared distance of final states to the un-quantised Whisper's pooled ones, as a share of their variance."""
+        with torch.no_grad():
+            wanted, wanted_valid, _ = self._teacher[0].to(self.device)(batch.clean, batch.mask)
+            wanted, _ = pool(wanted * wanted_valid[..., None], wanted_valid, self.network.config.kernel)
+            wanted = wanted.float()[valid]
+            variance = (wanted - wanted.mean(0)).square().mean()
+        squared = (states.float()[valid] - wanted).square().mean(-1) / variance
+        return global_mean(squared.sum(), valid.sum())
+
+    def _remember(self, vectors: Tensor) -> None:
+        """Keep the latest states for k-means, as many as it wants."""
+        self.seen.append(vectors.float())
+        while len(self.seen) > 1 and sum(map(len, self.seen[1:])) >= self.config.kmeans_frames:
+            self.seen.pop(0)
+
+    def _watch(self, quantised: Quantised, size: int) -> None:
+        counts = quantised.counts.cpu()
+        self.codes_used = 0.95 * self.codes_used + counts
+        self.restarts += quantised.restarted
+        used, perplexity = code_use((self.codes_used > 0.05) * self.codes_used)
+        dead = (self.network.encoder.ema_count < self.config.ema_decay**self.config.restart_interval).float().mean()
+        watched = {"codes_used": used, "perplexity": perplexity, "dead_codes": dead, "restarts": float(self.restarts)}
+        self.log_dict({"commitment": quantised.commitment.detach(), **watched}, batch_size=size)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and transcripts of one batch."""
+        encoder = self.network.encoder
+        hidden, valid = encoder.before(batch.features, batch.mask)
+        if self.is_closed:
+            quantised = encoder.quantise(hidden, valid)
+            hidden = quantised.hidden
+            self.log("validation_commitment", quantised.commitment, batch_size=len(batch.clips))
+            ids = quantised.token_ids[valid].cpu()
+            self.validation_codes += torch.bincount(ids, minlength=len(self.validation_codes))
+        states = encoder.after(hidden, valid)
+        self.log("validation_text_loss", self._text_loss(batch, states, valid), batch_size=len(batch.clips))
+        prompts = [self.transcripts.prompt(clip.language) for clip in batch.clips]
+        found = decode_greedily(self.network.decoder, states, valid, prompts, self.network.config, self.transcripts.end)
+        for clip, ids_found in zip(batch.clips, found, strict=True):
+            wanted, said = self.said[clip.language, clip.origin]
+            wanted.append(clip.text)
+            said.append(self.transcripts.text(ids_found))
+
+    def on_validation_epoch_end(self) -> None:
+        """Word error rates per language and origin, and how the codes were used."""
+        for (language, origin), (wanted, said) in sorted(self.said.items()):
+            self.log(f"validation_wer_{language}_{origin}", word_error_rate(wanted, said, language).rate)
+        used, perplexity = code_use(self.validation_codes)
+        self.log_dict({"validation_codes_used": used, "validation_perplexity": perplexity})
+        self.said.clear()
+        self.validation_codes.zero_()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What a resumed run needs beside the weights."""
+        checkpoint["bottleneck"] = {
+            "is_closed": self.is_closed,
+            "seen": [vectors.cpu() for vectors in self.seen],
+            "codes_used": self.codes_used,
+            "restarts": self.restarts,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The counterpart."""
+        state = checkpoint["bottleneck"]
+        self.is_closed, self.restarts = state["is_closed"], state["restarts"]
+        self.codes_used, self.seen = state["codes_used"], state["seen"]
