@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.shared.engine import EngineConfig
+from components.shared.lm_config import LmShapeConfig, OptimizerConfig
+from components.shared.training_config import TrainerConfig
+
 
 @dataclass(kw_only=True)
 class TextToTokenConfig:
@@ -11,3 +15,27 @@ class TextToTokenConfig:
 
     seed: int
     """Root of the stage's randomness."""
+    speaker_share: float
+    """Share of the training pairs that name their speaker, 0..1; the rest teaches to do without."""
+    label_smoothing: float
+    """Probability that the training target gives to all other tokens together."""
+    vocab_size: int
+    """Text tokens of the byte-level BPE, at least 256 and at most 16384."""
+    shape: LmShapeConfig
+    """Shape of the model (paper: 1.5B parameters in all, the shape is not stated)."""
+    optimizer: OptimizerConfig
+    """How it learns."""
+    sequence_length: int
+    """Tokens of a packed sequence; longer pairs are dropped and counted."""
+    batch_size: int
+    """Packed sequences a batch."""
+    trainer: TrainerConfig
+    """Budget of the training."""
+    temperature: float
+    """Sampling temperature of the sentences that validation hears; 0 is greedy."""
+    top_p: float
+    """Nucleus of the same sentences."""
+    num_validation: int
+    """Validation pairs whose texts are said and heard at the end; also the most that the validation loss reads."""
+    engine: EngineConfig
+    """What says them."""

@@ -1,0 +1,119 @@
+"""The door to a trained text-to-token model: prompts out of texts, codes out of completions, and a judgement of them.
+
+Format: [<|system|> speaker] <|user|> text <|begin_of_audio|> codes <|end_of_audio|>, the part in brackets optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from components.shared.engine import ERROR, LENGTH, Completion, Request
+from components.shared.manifest import read_json, write_json
+from components.shared.speakable import speakable
+from components.shared.tokens import Vocabulary, load_tokenizer
+from components.text_to_token.pace import Pace
+
+RECORD = "speech.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToToken:
+    """A text-to-token model's folder with everything but its weights."""
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerFast
+    vocabulary: Vocabulary
+    tokens_per_s: float
+    speakers: tuple[str, ...]
+    """Speakers that a request may name."""
+    main_speakers: dict[str, str]
+    """Of each language the speaker with most of the training pairs: the one that was learnt best."""
+    pace: Pace
+
+    def request(
+        self,
+        key: str,
+        text: str,
+        language: str,
+        speaker: str | None = None,
+        seed: int = 0,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+    ) -> Request:
+        """A request to say a text; its completion's ids go to `codes`.
+
+        Raises ValueError when the text has nothing to say, or language or speaker were not in the training data.
+        """
+        said = speakable(text, language)
+        if not said:
+            raise ValueError(f"text_to_token: nothing to say in {text[:40]!r}; wanted a word or a number")
+        if speaker is not None and speaker not in self.speakers:
+            known = ", ".join(self.speakers[:8])
+            raise ValueError(f"text_to_token: got speaker {speaker!r}, wanted one of {known} or none")
+        v = self.vocabulary
+        return Request(
+            key=key,
+            token_ids=prompt_ids(self.tokenizer, v, said, speaker),
+            max_new_tokens=self.pace.bounds(said, language)[1] + 1,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop_ids=(v.end_of_audio,),
+            allowed_range=(v.first_audio_id, v.first_audio_id + v.num_codes),
+        )
+
+    def codes(self, token_ids: Sequence[int]) -> list[int]:
+        """Speech codes of a completion's ids."""
+        return self.vocabulary.to_codes(token_ids)
+
+    def fault(self, text: str, language: str, completion: Completion) -> str:
+        """Why a completion cannot be speech of the text: refused, unfinished, too_short, too_long, loop; or ''."""
+        if completion.finish_reason == ERROR:
+            return "refused"
+        if completion.finish_reason == LENGTH:
+            return "unfinished"
+        return self.pace.fault(speakable(text, language), language, self.codes(completion.token_ids))
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, said: str, speaker: str | None) -> list[int]:
+    """Ids up to and with <|begin_of_audio|>; a control token inside the text is spelled out, never obeyed."""
+    control = [] if speaker is None else [vocabulary.system, *plain_ids(tokenizer, speaker)]
+    return [*control, vocabulary.user, *plain_ids(tokenizer, said), vocabulary.begin_of_audio]
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Ids of a text in which nothing is a control token."""
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True
+    return backend.encode(text, add_special_tokens=False).ids
+
+
+def save_record(
+    folder: Path, vocabulary: Vocabulary, tokens_per_s: float, main_speakers: dict[str, str], **more: Any
+) -> None:
+    """Write speech.json, what `load` needs beside the model and the tokenizer; more: speakers and pace."""
+    record = {"num_codes": vocabulary.num_codes, "tokens_per_s": tokens_per_s, "main_speakers": main_speakers, **more}
+    write_json(folder / RECORD, record)
+
+
+def load(path: str | Path) -> TextToToken:
+    """Open a folder that the stage wrote. Raises ValueError when it is not one."""
+    folder = Path(path)
+    if not (folder / RECORD).is_file():
+        raise ValueError(f"{folder}: no {RECORD}; wanted the folder of a text-to-token model")
+    record = read_json(folder / RECORD)
+    tokenizer = load_tokenizer(folder)
+    return TextToToken(
+        folder=folder,
+        tokenizer=tokenizer,
+        vocabulary=Vocabulary.of(tokenizer, record["num_codes"]),
+        tokens_per_s=record["tokens_per_s"],
+        speakers=tuple(record["speakers"]),
+        main_speakers=record["main_speakers"],
+        pace=Pace.from_json(record["pace"]),
+    )

@@ -1,0 +1,126 @@
+"""The story of text_to_token: pairs, a tokenizer, a model, and an ear for what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from components.shared.contracts import SpeechTokens
+from components.shared.engine import make_engine
+from components.shared.manifest import read_manifest, read_table, seal
+from components.shared.places import Inputs, Outputs
+from components.shared.speech_lm import random_model
+from components.shared.tokens import Vocabulary
+from components.shared.tracking import Tracker
+from components.shared.training import fit
+from components.text_to_token.config import TextToTokenConfig
+from components.text_to_token.data import (
+    Examples,
+    Pair,
+    PairLoader,
+    main_speakers,
+    make_tokenizer,
+    select,
+    validation_loader,
+)
+from components.text_to_token.hearing import hear
+from components.text_to_token.model import load, save_record
+from components.text_to_token.module import TextToTokenModule
+from components.text_to_token.pace import Pace
+
+
+def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -> dict[str, float]:
+    """Train a causal LM that says texts as speech tokens.
+
+    Reads   data/tokenize/tokens, data/speech_tokenizer/model
+    Writes  data/text_to_token/model/
+    Metrics loss in nats per speech token and token accuracy on unseen sentences; of the sentences it says: wer
+            (cer in Mandarin), length_ratio to real speech, finished and faulty shares; num_pairs, dropped_*
+    Source  Zeng et al. 2024, section 2.3
+
+    Raises ValueError when there is no pair to learn from.
+    """
+    folder = inputs.folder("tokenize", "tokens")
+    num_codes = int(read_manifest(folder).extra["num_codes"])
+    tokens_per_s = float(read_manifest(folder).extra["tokens_per_s"])
+    tracker.log_dataset(folder, "speech_tokens", "train")
+    dropped: Counter[str] = Counter()
+    pairs = select(read_table(folder, SpeechTokens), dropped)
+    train, unseen = pairs["train"], _spread(pairs["validation"], config.num_validation)
+    if not train:
+        raise ValueError(f"{folder}: no train utterance with human text; wanted pairs to learn from")
+    tokenizer = make_tokenizer(train, config.vocab_size, num_codes)
+    vocabulary = Vocabulary.of(tokenizer, num_codes)
+
+    examples = Examples(train, tokenizer, vocabulary, config.sequence_length)
+    dropped["too_long"] += examples.num_too_long
+    if sum(dropped.values()):
+        tracker.say(f"text_to_token: left out {dict(dropped)} of {len(train) + sum(dropped.values())} pairs")
+    module = TextToTokenModule(
+        random_model(config.shape, vocabulary, config.engine.max_length, config.seed),
+        vocabulary,
+        config.optimizer,
+        num_steps=config.trainer.num_steps,
+        sources=["pairs"],
+        chunk=1,
+        log_every_steps=config.trainer.log_every_steps,
+    )
+    module.label_smoothing = config.label_smoothing
+    num_parameters = sum(p.numel() for p in module.model.parameters())
+    tracker.say(f"text_to_token: {len(examples)} pairs, {num_parameters / 1e6:.1f}M parameters")
+    loader = PairLoader(
+        examples,
+        sequence_length=config.sequence_length,
+        batch_size=config.batch_size,
+        num_batches=config.trainer.num_steps * config.trainer.accumulate_batches,
+        speaker_share=config.speaker_share,
+        seed=config.seed,
+    )
+    held_out = Examples(unseen, tokenizer, vocabulary, config.sequence_length)
+    batches = validation_loader(held_out, config.sequence_length, config.batch_size) if len(held_out) else None
+    started = time.monotonic()
+    curve = fit(
+        module, loader, batches, config.trainer, tracker=tracker, work=outputs.work, what="text_to_token: training"
+    )
+    metrics = {
+        "num_parameters": float(num_parameters),
+        "num_pairs": float(len(examples)),
+        "train_s": time.monotonic() - started,
+        **curve,
+        **{f"dropped_{reason}": float(dropped[reason]) for reason in ("unspeakable", "no_tokens", "too_long")},
+    }
+
+    model_folder = outputs.folder("model")
+    module.to("cpu")
+    module.model.save_pretrained(model_folder)
+    tokenizer.save_pretrained(model_folder)
+    pace = Pace.learn((pair.language, pair.said, pair.codes) for pair in train)
+    speakers = sorted({pair.speaker for pair in train})
+    save_record(model_folder, vocabulary, tokens_per_s, main_speakers(train), speakers=speakers, pace=pace.to_json())
+    seal(model_folder, extra={"num_codes": num_codes})
+    rows, heard = _listen(config, model_folder, unseen, inputs, tracker)
+    outputs.write_stats(shards=[metrics | heard], rows=rows)
+    tracker.log_model(model_folder, "text_to_token")
+    return metrics | heard
+
+
+def _spread(pairs: list[Pair], count: int) -> list[Pair]:
+    """At most `count` pairs, evenly from the whole list, so that every corpus is among them."""
+    if len(pairs) <= count:
+        return pairs
+    return [pairs[i] for i in np.linspace(0, len(pairs) - 1, count).astype(int)]
+
+
+def _listen(
+    config: TextToTokenConfig, folder: Path, unseen: list[Pair], inputs: Inputs, tracker: Tracker
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Say the unseen sentences and hear them with the speech tokenizer."""
+    from components.speech_tokenizer.model import load as load_ear
+
+    ear = load_ear(inputs.folder("speech_tokenizer", "model"))
+    engine = make_engine(dataclasses.replace(config.engine, model=str(folder)))
+    return hear(load(folder), engine, ear.transcribe, unseen, config, tracker)
