@@ -42,7 +42,7 @@ def item(**changes) -> ItemScore:
         "id": "q1",
         "task": "question",
         "mode": "s_to_t",
-        "group": "spoken",
+        "groups": ["spoken"],
         "language": "en",
         "cluster": "f1",
         "score": 1.0,
@@ -107,9 +107,9 @@ def test_an_interval_of_nothing_is_refused():
 
 def test_a_word_error_rate_is_errors_over_words_and_never_mixes_groups():
     rows = [
-        item(id="a", task="transcription", mode="wer", group="recorded_seen", cluster="a", score=1, weight=2),
-        item(id="b", task="transcription", mode="wer", group="recorded_seen", cluster="b", score=1, weight=8),
-        item(id="c", task="transcription", mode="wer", group="synthesized_seen", cluster="c", score=0, weight=5),
+        item(id="a", task="transcription", mode="wer", groups=["recorded_seen"], cluster="a", score=1, weight=2),
+        item(id="b", task="transcription", mode="wer", groups=["recorded_seen"], cluster="b", score=1, weight=8),
+        item(id="c", task="transcription", mode="wer", groups=["synthesized_seen"], cluster="c", score=0, weight=5),
     ]
     figures = summarise(rows, seed=1, level=LEVEL)
     assert figures["transcription_wer_recorded_seen"] == pytest.approx(0.2)
@@ -120,7 +120,7 @@ def test_a_word_error_rate_is_errors_over_words_and_never_mixes_groups():
 
 def test_accuracies_stand_beside_chance_for_withheld_and_spoken_facts_apart():
     rows = [item(id=str(i), cluster=str(i), score=float(i % 2), baseline=0.25) for i in range(40)]
-    rows += [item(id=f"w{i}", cluster=f"w{i}", group="withheld", score=0.0, baseline=0.25) for i in range(40)]
+    rows += [item(id=f"w{i}", cluster=f"w{i}", groups=["withheld"], score=0.0, baseline=0.25) for i in range(40)]
     figures = summarise(rows, seed=1, level=LEVEL)
     assert figures["question_s_to_t"] == pytest.approx(0.25)
     assert figures["question_s_to_t_spoken_difference_low"] > 0
@@ -182,7 +182,9 @@ def test_a_model_that_sees_no_question_cannot_beat_chance(seed):
 
 def test_an_item_without_words_has_no_error_rate():
     span = Span(id="u", text="[music]", language="en")
-    assert error_score(span, task="generation", group="spans", reference="[music]", answer="hello", beside=None) is None
+    assert (
+        error_score(span, task="generation", groups=["spans"], reference="[music]", answer="hello", beside=None) is None
+    )
 
 
 def test_spans_are_words_in_a_row_and_the_same_for_the_same_seed():

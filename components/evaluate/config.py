@@ -53,7 +53,7 @@ class EvaluateConfig:
     engine: EngineConfig
     """What scores and generates; its model is filled in by the stage."""
     num_utterances: int
-    """Utterances of each kind (language, recorded or synthesised, seen or unseen speaker) that are transcribed."""
+    """Most utterances of each kind (language, corpus, seen or unseen speaker) that are transcribed."""
     num_sentences: int
     """Unseen sentences, and as many spans of unseen texts, that the text-to-token model says in each language."""
     num_stories: int

@@ -39,7 +39,7 @@ class Said(Protocol):
 
 
 def error_score(
-    item: Said, *, task: str, group: str, reference: str, answer: str, beside: str | None
+    item: Said, *, task: str, groups: list[str], reference: str, answer: str, beside: str | None
 ) -> ItemScore | None:
     """Errors of an answer in words (characters for Mandarin), with those of the baseline's answer at the same item.
 
@@ -53,7 +53,7 @@ def error_score(
         id=item.id,
         task=task,
         mode=error_measure(item.language),
-        group=group,
+        groups=groups,
         language=item.language,
         cluster=item.id,
         score=float(errors.errors),

@@ -26,7 +26,8 @@ def summarise(scores: Iterable[ItemScore], *, seed: int, level: float) -> dict[s
         languages[row.task, row.mode].add(row.language)
     for row in scores:
         name = f"{row.task}_{row.mode}"
-        rows[f"{name}_{row.group}"].append(row)
+        for group in row.groups:
+            rows[f"{name}_{group}"].append(row)
         if row.mode in ACCURACIES:
             rows[name].append(row)
             if len(languages[row.task, row.mode]) > 1:

@@ -131,7 +131,7 @@ def sentence_scores(
 ) -> list[ItemScore]:
     """Errors beside those of the real tokens, and number of tokens beside theirs."""
     errors = [
-        error_score(row, task="generation", group=SENTENCES, reference=row.text or "", answer=answer, beside=beside)
+        error_score(row, task="generation", groups=[SENTENCES], reference=row.text or "", answer=answer, beside=beside)
         for row, answer, beside in zip(rows, said, real, strict=True)
     ]
     lengths = [
@@ -139,7 +139,7 @@ def sentence_scores(
             id=row.id,
             task="generation",
             mode="length",
-            group=SENTENCES,
+            groups=[SENTENCES],
             language=row.language,
             cluster=row.id,
             score=float(len(codes)),
@@ -158,7 +158,9 @@ def span_scores(spans: Sequence[Span], said: Sequence[str]) -> list[ItemScore]:
     scores = []
     for span, answer in zip(spans, said, strict=True):
         spoken = speakable(span.text, span.language)
-        scores.append(error_score(span, task="generation", group=SPANS, reference=spoken, answer=answer, beside=None))
+        scores.append(
+            error_score(span, task="generation", groups=[SPANS], reference=spoken, answer=answer, beside=None)
+        )
     return kept(scores)
 
 

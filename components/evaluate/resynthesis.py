@@ -85,7 +85,7 @@ def scores_of(heard: Sequence[Heard]) -> list[ItemScore]:
             error_score(
                 item.row,
                 task=task,
-                group=item.row.origin,
+                groups=[item.row.origin],
                 reference=item.row.text or "",
                 answer=item.texts[way],
                 beside=item.texts[ORIGINAL],

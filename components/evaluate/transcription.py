@@ -24,8 +24,8 @@ from components.shared.tracking import Tracker
 def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: Tracker) -> Evaluation:
     """WER and CER of transcripts made from tokens, on utterances whose text and sound training never had.
 
-    Groups: recorded or synthesised, speaker seen or unseen in training. The baseline is the un-quantised Whisper
-    (config.start) on the sound of the same utterances.
+    Groups: recorded or synthesised with the speaker seen or unseen in training, and each of these by corpus; as many
+    utterances of every corpus. The baseline is the un-quantised Whisper (config.start) on the same utterances' sound.
     """
     from components.speech_tokenizer.model import load
 
@@ -39,7 +39,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
         config.num_utterances,
         seed=config.seed,
         key=lambda row: row.id,
-        group=lambda row: f"{row.language}_{voice_group(row, seen)}",
+        group=lambda row: f"{row.language}_{voice_group(row, seen)}_{row.corpus}",
     )
     tracker.say(f"transcription: {len(chosen)} of {len(speech.rows)} utterances whose text was not in training")
     said = tokenizer.transcribe([torch.tensor(row.tokens) for row in chosen], [row.language for row in chosen])
@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
             error_score(
                 row,
                 task="transcription",
-                group=voice_group(row, seen),
+                groups=[voice_group(row, seen), f"{voice_group(row, seen)}_{row.corpus}"],
                 reference=row.text or "",
                 answer=answer,
                 beside=beside,

@@ -196,8 +196,8 @@ class ItemScore:
     """transcription | generation | story | question | reply | resynthesis, or a finer name of the task's own."""
     mode: str
     """What goes in and what comes out: s_to_s, s_to_t, t_to_t, or what was measured of the sound."""
-    group: str
-    """What is reported apart: withheld | spoken facts, recorded_seen | synthesized_unseen ... speakers."""
+    groups: list[str]
+    """What is reported apart, the main group first: withheld or spoken facts, recorded_seen or synthesized_unseen ..."""
     language: str
     cluster: str
     """Items of one cluster (the fact, else the utterance) are resampled together."""
