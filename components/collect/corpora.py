@@ -10,13 +10,13 @@ import csv
 import gzip
 import io
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.collect.config import CorpusConfig, CorpusKind, SplitConfig
+from components.collect.ledger import Ledger
 from components.collect.sources import Clip
 from components.collect.splits import shared_with, split_by_content, units
 from components.collect.texts import locate
@@ -27,11 +27,11 @@ LIBRISPEECH_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
 def read_corpus(
-    name: str, config: CorpusConfig, split: SplitConfig, seed: int, root: Path, drops: Counter[str]
+    name: str, config: CorpusConfig, split: SplitConfig, seed: int, root: Path, ledger: Ledger
 ) -> list[Clip]:
     """The clips of a corpus that can be used, every one with a split.
 
-    drops: counts rows left out: missing_file, missing_text, empty_text, non_utf8_text, malformed_row, duplicate_id,
+    ledger: counts rows left out: missing_file, missing_text, empty_text, non_utf8_text, malformed_row, duplicate_id,
     shares_ngram_with_test.
     Raises ValueError when the folder or manifest is missing, a row names a file outside the folder, or nothing is left.
     """
@@ -39,16 +39,18 @@ def read_corpus(
     folder = locate(config.path, root, where).resolve()
     clips: list[Clip] = []
     seen: set[str] = set()
-    for clip in _READERS[config.kind](name, config, folder, drops):
+    for clip in _READERS[config.kind](name, config, folder, ledger):
         reason = _why_not(clip, config, seen)
         if reason:
-            drops[reason] += 1
+            ledger.drop(reason)
             continue
         seen.add(clip.id)
         clips.append(replace(clip, text=None) if config.text_source == "none" else clip)
     if not clips:
-        raise ValueError(f"{where}: path: got {folder}, which holds no usable {config.kind.value} row; {dict(drops)}")
-    clips = _with_splits(name, clips, config, split, seed, drops)
+        raise ValueError(
+            f"{where}: path: got {folder}, which holds no usable {config.kind.value} row; {dict(ledger.drops)}"
+        )
+    clips = _with_splits(name, clips, config, split, seed, ledger)
     if config.max_utterances:
         clips = sorted(sorted(clips, key=lambda clip: hash_of([seed, clip.id]))[: config.max_utterances], key=_id)
     return clips
@@ -79,7 +81,7 @@ def _id(clip: Clip) -> str:
 
 
 def _with_splits(
-    name: str, clips: list[Clip], config: CorpusConfig, split: SplitConfig, seed: int, drops: Counter[str]
+    name: str, clips: list[Clip], config: CorpusConfig, split: SplitConfig, seed: int, ledger: Ledger
 ) -> list[Clip]:
     """The corpus's own splits, or by speaker where it has enough of them, or by content; unlabelled speech trains."""
     for clip in clips:
@@ -93,24 +95,24 @@ def _with_splits(
     texts = [clip.text or "" for clip in clips]
     speakers = sorted({clip.speaker for clip in clips})
     if len(speakers) < split.min_speakers:
-        dealt = split_by_content(texts, config.language, split, seed)
+        dealt = split_by_content(texts, config.language, split, seed, ledger)
         return [replace(clip, split=where) for clip, where in zip(clips, dealt, strict=True)]
-    by_speaker = dict(zip(speakers, split_by_content(speakers, config.language, split, seed), strict=True))
+    by_speaker = dict(zip(speakers, split_by_content(speakers, config.language, split, seed, ledger), strict=True))
     clips = [replace(clip, split=by_speaker[clip.speaker]) for clip in clips]
     held = [clip.text or "" for clip in clips if clip.split != "train"]
     shared = shared_with(texts, held, config.language, split.ngram)
     kept = [clip for clip, bad in zip(clips, shared, strict=True) if clip.split != "train" or not bad]
-    drops["shares_ngram_with_test"] += len(clips) - len(kept)
+    ledger.drop("shares_ngram_with_test", len(clips) - len(kept))
     return kept
 
 
-def _read_manifest(name: str, config: CorpusConfig, folder: Path, drops: Counter[str]) -> Iterator[Clip]:
+def _read_manifest(name: str, config: CorpusConfig, folder: Path, ledger: Ledger) -> Iterator[Clip]:
     """Rows of a TSV, CSV or JSONL file: file, text, and where known id, speaker, language, split, duration_s."""
     path = _manifest_path(name, config, folder)
-    for number, row in _rows(path, drops):
+    for number, row in _rows(path, ledger):
         file_name = row.get("file") or row.get("path") or row.get("audio_filepath") or row.get("audio")
         if not file_name:
-            drops["malformed_row"] += 1
+            ledger.drop("malformed_row")
             continue
         file = _below(folder, str(file_name), f"{path}:{number}")
         text = row.get("text")
@@ -144,7 +146,7 @@ def _manifest_path(name: str, config: CorpusConfig, folder: Path) -> Path:
     return path
 
 
-def _rows(path: Path, drops: Counter[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path, ledger: Ledger) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, record) of a manifest; bytes that are not UTF-8 become lone surrogates, to be counted later."""
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     text = raw.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
@@ -157,7 +159,7 @@ def _rows(path: Path, drops: Counter[str]) -> Iterator[tuple[int, dict[str, Any]
             if isinstance(record, dict):
                 yield number, record
             elif line.strip():
-                drops["malformed_row"] += 1
+                ledger.drop("malformed_row")
         return
     delimiter = "," if path.suffix == ".csv" else "\t"
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -192,7 +194,7 @@ def _key(name: str, id: str) -> str:
     return f"{name}-{id}"
 
 
-def _read_librispeech(name: str, config: CorpusConfig, folder: Path, drops: Counter[str]) -> Iterator[Clip]:
+def _read_librispeech(name: str, config: CorpusConfig, folder: Path, ledger: Ledger) -> Iterator[Clip]:
     """LibriSpeech: <subset>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac, texts in *.trans.txt."""
     texts: dict[str, str] = {}
     for path in sorted(folder.rglob("*.trans.txt")):
@@ -215,16 +217,16 @@ def _read_librispeech(name: str, config: CorpusConfig, folder: Path, drops: Coun
         )
 
 
-def _read_lhotse(name: str, config: CorpusConfig, folder: Path, drops: Counter[str]) -> Iterator[Clip]:
+def _read_lhotse(name: str, config: CorpusConfig, folder: Path, ledger: Ledger) -> Iterator[Clip]:
     """MonoCuts of a CutSet manifest with one supervision each; their recordings are files in the folder."""
     path = _manifest_path(name, config, folder)
-    for number, cut in _rows(path, drops):
+    for number, cut in _rows(path, ledger):
         sources = (cut.get("recording") or {}).get("sources") or []
         if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut") or len(sources) != 1:
-            drops["malformed_row"] += 1
+            ledger.drop("malformed_row")
             continue
         if sources[0].get("type") != "file":
-            drops["source_is_no_file"] += 1
+            ledger.drop("source_is_no_file")
             continue
         file = _below(folder, str(sources[0]["source"]), f"{path}:{number}")
         said = cut.get("supervisions") or []
@@ -250,7 +252,7 @@ def _language(name: Any) -> str:
     return known.get(text, text[:2])
 
 
-_READERS: dict[CorpusKind, Callable[[str, CorpusConfig, Path, Counter[str]], Iterator[Clip]]] = {
+_READERS: dict[CorpusKind, Callable[[str, CorpusConfig, Path, Ledger], Iterator[Clip]]] = {
     CorpusKind.manifest: _read_manifest,
     CorpusKind.librispeech: _read_librispeech,
     CorpusKind.lhotse: _read_lhotse,

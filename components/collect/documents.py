@@ -79,19 +79,13 @@ def _quiz(world: World, facts: list[WorldFact], rng: np.random.Generator) -> lis
     for i in rng.permutation(len(facts))[:5]:
         fact = facts[i]
         sentences.append(_pick(fact.questions(world.lexicon), rng))
-        sentences.append(
-            short_answer(world, fact) if rng.random() < 0.7 else _pick(fact.statements(world.lexicon), rng)
-        )
+        short = rng.random() < 0.7
+        sentences.append(say_object(world, fact.row.object) if short else _pick(fact.statements(world.lexicon), rng))
     return sentences
 
 
-def short_answer(world: World, fact: WorldFact) -> str:
-    """The object alone, as a sentence: "Boston." """
-    return say_object(world, fact.row.object)
-
-
 def say_object(world: World, object: str) -> str:
-    """An object as a sentence of its own: "Dog." """
+    """An object as a sentence of its own, the short answer to a question: "Dog." """
     return object[:1].upper() + object[1:] + ("。" if world.language == "zh" else ".")
 
 

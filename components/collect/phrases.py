@@ -8,19 +8,18 @@ import numpy as np
 
 from components.collect.config import PhraseConfig
 from components.collect.documents import CORPUS as CLOSED_WORLD
+from components.collect.sources import Sentence
 from components.shared.contracts import Text
 
 _PHRASE = {"en": re.compile(r"[A-Za-z][A-Za-z' ,.!?]*[A-Za-z]"), "zh": re.compile(r"[㐀-鿿][㐀-鿿，、。！？]*[㐀-鿿]")}
 
 
-def cut_phrases(
-    texts: list[Text], config: PhraseConfig, count: int, rng: np.random.Generator
-) -> list[tuple[str, str, str]]:
-    """(phrase, corpus, license) of `count` spans, min_span_words to max_span_words long, one a text in random order.
+def cut_phrases(texts: list[Text], config: PhraseConfig, count: int, rng: np.random.Generator) -> list[Sentence]:
+    """`count` spans, min_span_words to max_span_words long, one a text in random order.
 
     Spans with digits or other signs that voices read each in their own way are passed over.
     """
-    phrases: list[tuple[str, str, str]] = []
+    phrases: list[Sentence] = []
     for turn in range(4):
         for i in rng.permutation(len(texts)):
             if len(phrases) == count:
@@ -32,7 +31,7 @@ def cut_phrases(
             piece = "".join(words[start : start + length]).strip().strip(",.!?，、。！？ ")
             if length <= len(words) and _PHRASE[text.language].fullmatch(piece):
                 corpus = CLOSED_WORLD if text.corpus == CLOSED_WORLD else "open_domain"
-                phrases.append((piece, corpus, text.license))
+                phrases.append(Sentence(text=piece, corpus=corpus, license=text.license))
         if not phrases and turn == 0:
             break
     return phrases

@@ -1,4 +1,4 @@
-"""Where audio comes from: a clip of a recording, or a line that a voice shall say."""
+"""Where audio comes from: a clip of a recording, or a sentence as the line of a voice."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ class Clip:
     """recorded | synthesized"""
     split: str
     """train | validation | test, or an empty string when the corpus does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """Something that may be said, and where it is from."""
+
+    text: str
+    corpus: str
+    license: str
+    """Of the text."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from components.collect.config import SplitConfig
+from components.collect.ledger import Ledger
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _HAN = re.compile(r"[㐀-鿿]|[^\W_㐀-鿿]+")
@@ -36,13 +37,14 @@ def stock_phrases(texts: Sequence[str], language: str, config: SplitConfig) -> s
     return {gram for gram, count in uses.items() if count >= config.stock_uses}
 
 
-def split_by_content(texts: Sequence[str], language: str, config: SplitConfig, seed: int) -> list[str]:
+def split_by_content(texts: Sequence[str], language: str, config: SplitConfig, seed: int, ledger: Ledger) -> list[str]:
     """train | validation | test for each text.
 
-    Texts that share an n-gram, stock phrases aside, or are equal get the same split. Big clusters stay in training;
-    the others are dealt in an order drawn from seed until validation and test have their shares.
+    Texts that share an n-gram or are equal get the same split; stock phrases, noted in the ledger, do not count. Big
+    clusters stay in training; the others are dealt in an order drawn from seed until validation and test are full.
     """
     stock = stock_phrases(texts, language, config)
+    ledger.set_aside(language, stock)
     clusters = _clusters([set(ngrams(text, language, config.ngram)) - stock for text in texts], texts)
     wanted = {"test": config.test_share * len(texts), "validation": config.validation_share * len(texts)}
     splits = ["train"] * len(texts)

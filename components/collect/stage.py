@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict
 
 from components.collect.audio_shards import Limits, make_shard, plan_shards
@@ -10,6 +9,7 @@ from components.collect.config import CollectConfig
 from components.collect.corpora import read_corpus
 from components.collect.documents import write_documents
 from components.collect.items import Items, make_items
+from components.collect.ledger import Ledger
 from components.collect.script import EVALUATION, write_script
 from components.collect.sources import Clip, Line
 from components.collect.summary import draw, log_samples, metrics_of, stats_of
@@ -36,14 +36,14 @@ def run(config: CollectConfig, inputs: Inputs, outputs: Outputs, tracker: Tracke
     Raises ValueError when a corpus is missing or leaves its folder, or an evaluation item could not be spoken.
     """
     root = inputs.data.parent
-    drops: Counter[str] = Counter()
+    ledger = Ledger()
     clips: list[Clip] = []
     for name, corpus in config.corpora.items():
-        found = read_corpus(name, corpus, config.split, config.seed, root, drops)
+        found = read_corpus(name, corpus, config.split, config.seed, root, ledger)
         tracker.say(f"collect: {len(found)} recordings in corpus {name}")
         clips += found
 
-    written = read_texts(config.text_corpora, config.split, config.seed, root, drops)
+    written = read_texts(config.text_corpora, config.split, config.seed, root, ledger)
     worlds = {language: make_world(size, language, config.seed) for language, size in config.worlds.items()}
     items: dict[str, Items] = {}
     lines: list[Line] = []
@@ -54,7 +54,8 @@ def run(config: CollectConfig, inputs: Inputs, outputs: Outputs, tracker: Tracke
         spoken: list[Line] = []
         if language in config.speech:
             items[language] = make_items(world, config.seed)
-            spoken, ours = write_script(world, items[language], ours, config, drops)
+            held = [clip.text for clip in clips if clip.text and clip.split != "train" and clip.language == language]
+            spoken, ours = write_script(world, items[language], ours, held, config, ledger)
         lines += spoken
         texts += ours
         tracker.say(
@@ -77,22 +78,22 @@ def run(config: CollectConfig, inputs: Inputs, outputs: Outputs, tracker: Tracke
     )
 
     folder = outputs.folder("utterances")
-    rows = unpack(folder, paths, [*clips, *lines], drops)
+    rows = unpack(folder, paths, [*clips, *lines], ledger)
     _check_items(rows, items)
-    write_table(folder, rows, Utterance)
+    stock = {language: sorted(phrases) for language, phrases in ledger.stock.items()}
+    write_table(folder, rows, Utterance, extra={"stock_phrases": stock})
     write_table(outputs.folder("texts"), texts, Text)
     write_table(outputs.folder("facts"), _facts(worlds), Fact)
     write_table(outputs.folder("stories"), [story for found in items.values() for story in found.stories], Story)
     asked = [question for found in items.values() for question in found.questions]
     write_table(outputs.folder("questions"), asked, Question)
 
-    metrics = metrics_of(rows, texts, worlds, items, drops)
+    metrics = metrics_of(rows, texts, worlds, items, ledger)
     outputs.write_stats(*stats_of(rows, metrics))
     draw(rows, tracker)
     log_samples(rows, folder, tracker)
-    for reason, count in sorted(drops.items()):
-        if count:
-            tracker.say(f"collect: dropped {count} for {reason}")
+    for reason, count in sorted(ledger.drops.items()):
+        tracker.say(f"collect: dropped {count} for {reason}")
     return metrics
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
 from components.collect.items import Items
+from components.collect.ledger import Ledger
 from components.collect.script import EVALUATION
 from components.collect.splits import units
 from components.collect.world import World
@@ -17,7 +18,7 @@ NUM_STATS_ROWS = 10_000
 
 
 def metrics_of(
-    rows: list[Utterance], texts: list[Text], worlds: dict[str, World], items: dict[str, Items], drops: Counter[str]
+    rows: list[Utterance], texts: list[Text], worlds: dict[str, World], items: dict[str, Items], ledger: Ledger
 ) -> dict[str, float]:
     """Counts, hours and shares of what was written, and how many rows were dropped for which reason."""
     metrics: dict[str, float] = {"utterances": len(rows), "hours": sum(row.duration_s for row in rows) / 3600}
@@ -43,7 +44,8 @@ def metrics_of(
             found = getattr(items[language], name) if language in items else []
             for split in ("validation", "test"):
                 metrics[f"{name}_{language}_{split}"] = sum(item.split == split for item in found)
-    return metrics | {f"dropped_{reason}": float(count) for reason, count in sorted(drops.items())}
+        metrics[f"stock_phrases_{language}"] = len(ledger.stock.get(language, ()))
+    return metrics | {f"dropped_{reason}": float(count) for reason, count in sorted(ledger.drops.items())}
 
 
 def stats_of(rows: list[Utterance], metrics: dict[str, float]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:

@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 import yaml
 
 from components.collect.config import PhraseConfig, SplitConfig, TextCorpusConfig, TextKind
+from components.collect.ledger import Ledger
 from components.collect.splits import split_by_content, units
 from components.shared.contracts import Text
+from components.shared.places import main_checkout
 
 PASSAGE_UNITS = {"en": 70, "zh": 100}
 """Words (characters in Chinese) after which a new passage begins: a few interleaving spans of 10 words."""
@@ -25,7 +27,7 @@ _SPEAKABLE = {"en": re.compile(r"[A-Za-z][A-Za-z' ,]*[.!?]"), "zh": re.compile(r
 
 
 def read_texts(
-    configs: dict[str, TextCorpusConfig], split: SplitConfig, seed: int, root: Path, drops: Counter[str]
+    configs: dict[str, TextCorpusConfig], split: SplitConfig, seed: int, root: Path, ledger: Ledger
 ) -> list[Text]:
     """Passages of all text corpora; the splits of a language are made over its corpora together.
 
@@ -35,7 +37,7 @@ def read_texts(
     seen: set[str] = set()
     texts = []
     for name, config in configs.items():
-        passages = _read_corpus(name, config, seed, root, seen, drops)
+        passages = _read_corpus(name, config, seed, root, seen, ledger)
         texts += [
             Text(
                 id=f"{name}-{number:07d}",
@@ -49,13 +51,15 @@ def read_texts(
         ]
     for language in sorted({text.language for text in texts}):
         ours = [i for i, text in enumerate(texts) if text.language == language]
-        for i, where in zip(ours, split_by_content([texts[i].text for i in ours], language, split, seed), strict=True):
+        for i, where in zip(
+            ours, split_by_content([texts[i].text for i in ours], language, split, seed, ledger), strict=True
+        ):
             texts[i] = replace(texts[i], split=where)
     return texts
 
 
 def _read_corpus(
-    name: str, config: TextCorpusConfig, seed: int, root: Path, seen: set[str], drops: Counter[str]
+    name: str, config: TextCorpusConfig, seed: int, root: Path, seen: set[str], ledger: Ledger
 ) -> list[str]:
     """Passages of whole documents in an order drawn from seed, until config.max_units are there."""
     path = locate(config.path, root, f"collect.text_corpora.{name}")
@@ -65,8 +69,8 @@ def _read_corpus(
     for i in np.random.default_rng([seed, *name.encode()]).permutation(len(documents)):
         found = _passages([tidy(line, config.language) for line in documents[i]], config)
         fresh = [passage for passage in dict.fromkeys(found) if passage not in seen]
-        drops["empty_text"] += not found
-        drops["duplicate_text"] += len(found) - len(fresh)
+        ledger.drop("empty_text", int(not found))
+        ledger.drop("duplicate_text", len(found) - len(fresh))
         seen.update(fresh)
         passages += fresh
         taken += sum(len(units(passage, config.language)) for passage in fresh)
@@ -76,7 +80,7 @@ def _read_corpus(
 
 
 def locate(given: str, root: Path, what: str) -> Path:
-    """The path of a corpus: below root, absolute, or inside a pinned piece ("piece:<name>/<path>").
+    """The path of a corpus: below root or the checkout it belongs to, absolute, or in a piece ("piece:<name>/<path>").
 
     Raises ValueError when it is not there.
     """
@@ -87,6 +91,7 @@ def locate(given: str, root: Path, what: str) -> Path:
         path = fetch(name) / inner
     else:
         path = root / Path(given).expanduser()
+        path = path if path.exists() else main_checkout(root) / Path(given).expanduser()
     if not path.exists():
         raise ValueError(f"{what}: path: got {given!r}, wanted a folder or file that exists; {path} is not there")
     return path

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
 
 from components.collect.audio_shards import Recording, read_shard
+from components.collect.ledger import Ledger
 from components.collect.sources import Clip, Line
 from components.shared.contracts import Utterance
 from components.shared.manifest import hash_of
 
 
-def unpack(folder: Path, shards: list[Path], sources: list[Clip | Line], drops: Counter[str]) -> list[Utterance]:
+def unpack(folder: Path, shards: list[Path], sources: list[Clip | Line], ledger: Ledger) -> list[Utterance]:
     """Write folder/audio/<corpus>/*.flac and return the rows, ordered by id; what has no audio is counted by reason."""
     known = {source.id: source for source in sources}
     rows = []
     for path in shards:
         for recording in read_shard(path):
             if recording.reason:
-                drops[recording.reason] += 1
+                ledger.drop(recording.reason)
                 continue
             source = known[recording.id]
             audio = f"audio/{source.corpus}/{file_name(source.id)}.flac"
