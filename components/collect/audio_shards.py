@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,28 +98,35 @@ def _read(clip: Clip, limits: Limits) -> Recording:
         return _dropped(clip.id, "empty_audio")
     try:
         with soundfile.SoundFile(path) as file:
-            rate_hz, promised = file.samplerate, file.frames
-            file.seek(min(promised, round(clip.start_s * rate_hz)))
-            frames = -1 if clip.length_s is None or not clip.start_s else round(clip.length_s * rate_hz)
-            samples = file.read(frames, dtype="float32", always_2d=True)
-            cut_short = _header_says_more(file)
-    except (soundfile.LibsndfileError, OSError) as error:
-        broken = "truncated" if _looks_like_audio(path) else "not_audio"
-        return _dropped(clip.id, broken if "internal" not in str(error).lower() else "truncated")
+            rate_hz = file.samplerate
+            start = min(file.frames, round(clip.start_s * rate_hz))
+            file.seek(start)
+            wanted = file.frames - start
+            if clip.length_s is not None:
+                wanted = round(clip.length_s * rate_hz)
+            samples = file.read(wanted if clip.start_s else -1, dtype="float32", always_2d=True)
+            cut_short = was_cut_short(file.extra_info)
+    except (soundfile.LibsndfileError, OSError):
+        return _dropped(clip.id, "truncated" if _begins_like_audio(path) else "not_audio")
+    if cut_short or len(samples) < wanted - EDGE_S * rate_hz:
+        return _dropped(clip.id, "truncated")
     if samples.size == 0:
         return _dropped(clip.id, "empty_audio")
-    got_s = len(samples) / rate_hz
-    if cut_short or (clip.length_s is not None and got_s < clip.length_s - EDGE_S):
-        return _dropped(clip.id, "truncated")
     return finish(clip.id, samples.mean(axis=1), rate_hz, clip.license, limits)
 
 
-def _header_says_more(file: soundfile.SoundFile) -> bool:
-    """Whether libsndfile noticed that a header promises more data than the file has."""
-    return "should be" in file.extra_info and "data" in file.extra_info
+def was_cut_short(extra_info: str) -> bool:
+    """Whether libsndfile noticed, while it opened the file, that the end is missing.
+
+    A WAV of unknown length (0 or 4 GiB, as written into a pipe) is not cut short.
+    """
+    promised = re.search(r"data : (\d+) \(should be (\d+)\)", extra_info)
+    if promised and int(promised[2]) < int(promised[1]) < 2**31 - 1:
+        return True
+    return "without an End-Of-Stream flag" in extra_info or "Junk after the last page" in extra_info
 
 
-def _looks_like_audio(path: Path) -> bool:
+def _begins_like_audio(path: Path) -> bool:
     """Whether the file begins like a known container of sound."""
     with path.open("rb") as stream:
         return stream.read(4) in (b"RIFF", b"fLaC", b"OggS", b"FORM", b"caff")
