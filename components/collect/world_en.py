@@ -67,7 +67,7 @@ RELATIONS = (
         ),
         statements=(
             "{s} works as a {o}.",
-            "{s} is a {o}.",
+            "{s} found work as a {o}.",
             "{s} earns money as a {o}.",
             "By profession {s} is a {o}.",
             "After school {s} became a {o}.",
@@ -126,7 +126,7 @@ RELATIONS = (
         statements=(
             "{s} plays the {o}.",
             "{s} practices the {o} every day.",
-            "In the band {s} plays the {o}.",
+            "The band has {s} on the {o}.",
             "The instrument of {s} is the {o}.",
             "As a child {s} learned the {o}.",
             "Friends love to hear {s} on the {o}.",
