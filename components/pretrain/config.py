@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.shared.lm_config import LmShapeConfig, OptimizerConfig
+from components.shared.training_config import TrainerConfig
+
 
 @dataclass(kw_only=True)
 class PretrainConfig:
@@ -11,3 +14,19 @@ class PretrainConfig:
 
     seed: int
     """Root of the stage's randomness."""
+    base: str
+    """Hub id or folder of the text LM to start from, the one of mix.base; empty: a random start."""
+    shape: LmShapeConfig
+    """The model of a random start."""
+    batch_sequences: int
+    """Packed sequences of a batch; a step is accumulate_batches of these."""
+    attend_across: bool
+    """Let a token see the documents before its own in the sequence."""
+    loss_chunk: int
+    """Tokens whose logits are held at a time."""
+    optimizer: OptimizerConfig
+    """AdamW and its schedule."""
+    trainer: TrainerConfig
+    """Budget and machinery; num_steps 0 reads the whole schedule of mix once."""
+    num_threads: int
+    """CPU threads; not used on a GPU."""

@@ -1,0 +1,109 @@
+"""The story of pretrain: the planned sequences, a model with speech tokens, one pass over the schedule."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from components.config import as_dict
+from components.pretrain.config import PretrainConfig
+from components.pretrain.samples import continue_samples
+from components.shared.fingerprint import fingerprint
+from components.shared.lm_module import LanguageModelModule
+from components.shared.manifest import hash_of, read_manifest, remove, seal
+from components.shared.packed_data import PackedData, PackedLoader
+from components.shared.places import Inputs, Outputs
+from components.shared.speech_lm import SpeechTextLM, grown_model, random_model, save_model
+from components.shared.tokens import Vocabulary, load_tokenizer
+from components.shared.tracking import Tracker
+from components.shared.training import fit
+
+
+def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -> dict[str, float]:
+    """Train the speech-text language model on interleaved, text and speech tokens.
+
+    Reads   data/mix/shards, data/mix/tokenizer
+    Writes  data/pretrain/model/ (Hugging Face folder)
+    Metrics validation_loss, validation_loss_text, validation_loss_speech, validation_loss_<source>_source: nats per
+            token of held-out sequences; tokens_per_s without padding; num_parameters; num_steps
+    Source  Zeng et al. 2024, section 2.4
+
+    Raises ValueError when the schedule holds fewer sequences than num_steps needs, or the base does not fit.
+    """
+    shards, tokens = inputs.folder("mix", "shards"), inputs.folder("mix", "tokenizer")
+    extra = read_manifest(tokens).extra
+    tokenizer = load_tokenizer(tokens)
+    vocabulary = Vocabulary.of(tokenizer, int(extra["num_codes"]))
+    train = PackedData(shards, "train")
+    validation = PackedData(shards, "validation")
+    trainer = replace(config.trainer, num_steps=_num_steps(config, len(train)))
+
+    if config.base:
+        pad_to = config.shape.pad_vocabulary_to
+        model = grown_model(config.base, vocabulary, int(extra["num_base_tokens"]), pad_to, config.seed)
+    else:
+        model = random_model(config.shape, vocabulary, 4 * train.sequence_length, config.seed)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    tracker.say(
+        f"pretrain: {num_parameters / 1e6:.1f}M parameters, {trainer.num_steps} steps of "
+        f"{config.batch_sequences * trainer.accumulate_batches} x {train.sequence_length} tokens"
+    )
+    module = LanguageModelModule(
+        model,
+        vocabulary,
+        config.optimizer,
+        num_steps=trainer.num_steps,
+        sources=train.sources,
+        chunk=config.loss_chunk,
+        log_every_steps=trainer.log_every_steps,
+    )
+    batches = trainer.num_steps * trainer.accumulate_batches
+    held_out = math.ceil(len(validation) / config.batch_sequences)
+    torch.set_num_threads(config.num_threads)
+    work = outputs.work / hash_of([as_dict(config), read_manifest(shards).content_hash, fingerprint("pretrain")])[:16]
+    started = time.perf_counter()
+    metrics = fit(
+        module,
+        PackedLoader(train, config.batch_sequences, batches, config.attend_across),
+        PackedLoader(validation, config.batch_sequences, held_out, config.attend_across) if held_out else None,
+        trainer,
+        tracker=tracker,
+        work=work,
+        what="pretrain",
+    )
+    metrics |= {
+        "num_parameters": float(num_parameters),
+        "num_steps": float(trainer.num_steps),
+        "seconds": time.perf_counter() - started,
+    }
+    folder = outputs.folder("model")
+    save_model(folder, model, tokenizer, vocabulary)
+    seal(folder)
+    tracker.log_model(folder, "pretrain")
+    continue_samples(SpeechTextLM(folder, model, tokenizer, vocabulary), validation, tracker)
+    outputs.write_stats(shards=[metrics], rows=[])
+    _forget(outputs.work)
+    return metrics
+
+
+def _num_steps(config: PretrainConfig, num_sequences: int) -> int:
+    """Steps of one pass over the schedule, or the smaller number that the config asks for."""
+    step = config.batch_sequences * config.trainer.accumulate_batches
+    whole = math.ceil(num_sequences / step)
+    if config.trainer.num_steps > whole:
+        raise ValueError(
+            f"pretrain.trainer.num_steps: got {config.trainer.num_steps}, but the schedule has {num_sequences} "
+            f"sequences, enough for {whole} steps of {step}; raise mix.total_tokens"
+        )
+    return config.trainer.num_steps or whole
+
+
+def _forget(work: Path) -> None:
+    """Delete the checkpoints of finished and abandoned runs; a finished run must not be taken for one to resume."""
+    for path in work.iterdir():
+        if path.is_dir() and len(path.name) == 16:
+            remove(path)

@@ -1,0 +1,102 @@
+"""The LightningModule of every language model here: packed batches, AdamW, losses by modality and by source."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning
+import torch
+from transformers import PreTrainedModel
+
+from components.shared.lm_config import OptimizerConfig
+from components.shared.speech_lm import packed_loss
+from components.shared.tokens import Vocabulary
+from components.shared.training import linear_schedule
+
+
+class LanguageModelModule(lightning.LightningModule):
+    """Trains a causal LM on packed batches; knows neither rooms nor trackers."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        vocabulary: Vocabulary,
+        optimizer: OptimizerConfig,
+        *,
+        num_steps: int,
+        sources: list[str],
+        chunk: int,
+        log_every_steps: int,
+    ) -> None:
+        """sources: names of the numbers in batch["sources"]; chunk: tokens whose logits are held at a time."""
+        super().__init__()
+        self.model = model
+        self.vocabulary = vocabulary
+        self.optimizer = optimizer
+        self.num_steps = num_steps
+        self.sources = sources
+        self.chunk = chunk
+        self.log_every_steps = log_every_steps
+        self._seen = 0
+        self._since = time.perf_counter()
+
+    def on_train_start(self) -> None:
+        """Start the clock of the throughput."""
+        self._seen, self._since = 0, time.perf_counter()
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Loss of one batch; at every log_every_steps the parts of it and the speed."""
+        loss, nll, learnt = packed_loss(self.model, batch, num_real=self.vocabulary.size, chunk=self.chunk)
+        self._seen += int((batch["segments"] > 0).sum())
+        if (self.global_step + 1) % self.log_every_steps == 0:
+            values = {name: float(value.mean()) for name, value in self._parts(batch, nll, learnt).items()}
+            now = time.perf_counter()
+            values["tokens_per_s"] = self._seen / (now - self._since)
+            values["learning_rate"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+            self.log_dict({"loss": loss.detach(), **values}, batch_size=1)
+            self._seen, self._since = 0, now
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the gradient before it is clipped."""
+        if (self.global_step + 1) % self.log_every_steps == 0:
+            norms = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self.log("gradient_norm", torch.nn.utils.get_total_norm(norms), batch_size=1)
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Losses of held-out sequences, each mean weighted by its number of tokens."""
+        _, nll, learnt = packed_loss(self.model, batch, num_real=self.vocabulary.size, chunk=self.chunk)
+        for name, part in {"loss": nll, **self._parts(batch, nll, learnt)}.items():
+            if len(part):
+                self.log(f"validation_{name}", part.mean(), batch_size=len(part), on_epoch=True, on_step=False)
+
+    def on_validation_end(self) -> None:
+        """Leave the time of validation out of the throughput."""
+        self._seen, self._since = 0, time.perf_counter()
+
+    def _parts(
+        self, batch: dict[str, torch.Tensor], nll: torch.Tensor, learnt: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The labels' losses by modality of the label and by source: name -> (labels of that part,)."""
+        labels, sources = batch["labels"][learnt], batch["sources"][learnt]
+        v = self.vocabulary
+        speech = (labels >= v.first_audio_id) & (labels < v.first_audio_id + v.num_codes)
+        parts = {"loss_text": nll[~speech], "loss_speech": nll[speech]}
+        for number, name in enumerate(self.sources):
+            parts[f"loss_{name}_source"] = nll[sources == number]
+        return {name: part for name, part in parts.items() if len(part)}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, without decay of vectors, under the linear schedule."""
+        config = self.optimizer
+        matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]
+        vectors = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        adamw = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=True)
+        factor = linear_schedule(config.peak_lr, config.final_lr, config.warmup_steps, self.num_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, factor)
+        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

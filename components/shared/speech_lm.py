@@ -1,0 +1,162 @@
+"""Speech-text language models on disk and in memory: random start, growth of a text LM, packed forward pass.
+
+A model folder is a stock causal LM of Hugging Face (config.json, safetensors, tokenizer) with speech.json beside it:
+num_codes, vocabulary_size. Rows of the embedding past vocabulary_size only pad the matrix and are never a token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from components.shared.formats import Formats
+from components.shared.linear_cross_entropy import linear_cross_entropy
+from components.shared.lm_config import LmShapeConfig
+from components.shared.manifest import read_json, write_json
+from components.shared.packing import IGNORED, attention_mask
+from components.shared.tokens import Vocabulary, load_tokenizer
+
+SPEECH_FILE = "speech.json"
+ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Glm4ForCausalLM")
+"""Causal LMs that transformers and the pinned SGLang both list."""
+NEW_ROW_NOISE = 0.1
+"""Spread of new rows around the mean of the old ones, relative to the spread of the old ones (guess)."""
+
+
+@dataclass(frozen=True)
+class SpeechTextLM:
+    """A model with its tokenizer; `formats` builds every prompt that the model was trained on."""
+
+    folder: Path
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    vocabulary: Vocabulary
+
+    @property
+    def formats(self) -> Formats:
+        """Documents and prompts as token ids."""
+        return Formats(self.tokenizer, self.vocabulary)
+
+
+def random_model(shape: LmShapeConfig, vocabulary: Vocabulary, max_length: int, seed: int) -> LlamaForCausalLM:
+    """A Llama of the shape with random weights; the same seed gives the same weights."""
+    config = LlamaConfig(
+        vocab_size=_padded(vocabulary.size, shape.pad_vocabulary_to),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.feed_forward_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        max_position_embeddings=max_length,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        initializer_range=shape.init_std,
+        tie_word_embeddings=shape.tied,
+        **_special_ids(vocabulary),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def grown_model(base: str, vocabulary: Vocabulary, num_base_tokens: int, pad_to: int, seed: int) -> Any:
+    """A pre-trained text LM with rows for the new tokens; its logits of text tokens do not change.
+
+    base: hub id or folder; num_base_tokens: ids below it are the base's own. New rows of the embedding and of the head
+    are the mean of the base's rows plus noise of NEW_ROW_NOISE times their spread, so that a speech token starts as an
+    average word and no two start alike.
+    Raises ValueError when the base cannot be read or is of an architecture that no engine runs.
+    """
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"pretrain.base: {base!r}: {line}; wanted a hub id or the folder of a causal LM") from error
+    if type(model).__name__ not in ARCHITECTURES:
+        raise ValueError(f"pretrain.base: got {type(model).__name__}, wanted one of {', '.join(ARCHITECTURES)}")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if num_base_tokens > rows:
+        raise ValueError(
+            f"pretrain.base: {base!r} has {rows} rows, but its tokenizer in data/mix {num_base_tokens} ids"
+        )
+    size = max(rows, _padded(vocabulary.size, pad_to))
+    model.resize_token_embeddings(size, mean_resizing=False)
+    generator = torch.Generator().manual_seed(seed)
+    matrices = [model.get_input_embeddings().weight]
+    if not model.config.tie_word_embeddings:
+        matrices.append(model.get_output_embeddings().weight)
+    with torch.no_grad():
+        for matrix in matrices:
+            old = matrix[:num_base_tokens]
+            noise = torch.randn(size - num_base_tokens, matrix.shape[1], generator=generator)
+            matrix[num_base_tokens:] = old.mean(0) + NEW_ROW_NOISE * old.std(0) * noise
+    for name, value in _special_ids(vocabulary).items():
+        setattr(model.config, name, value)
+    return model
+
+
+def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> None:
+    """Write a folder that transformers and SGLang load. Nothing is written through pickle."""
+    model.generation_config.eos_token_id = vocabulary.end_of_text
+    model.generation_config.pad_token_id = vocabulary.pad
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / SPEECH_FILE, {"num_codes": vocabulary.num_codes, "vocabulary_size": vocabulary.size})
+
+
+def load_model(folder: Path | str) -> SpeechTextLM:
+    """A model folder of pretrain or sft, float32, in evaluation mode.
+
+    Raises ValueError when the folder is none or its tokenizer does not fit the model.
+    """
+    folder = Path(folder)
+    if not (folder / SPEECH_FILE).is_file():
+        raise ValueError(f"{folder}: no {SPEECH_FILE}; wanted a model folder of pretrain or sft")
+    record = read_json(folder / SPEECH_FILE)
+    tokenizer = load_tokenizer(folder)
+    vocabulary = Vocabulary.of(tokenizer, int(record["num_codes"]))
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    rows = model.get_input_embeddings().weight.shape[0]
+    if rows < vocabulary.size:
+        raise ValueError(f"{folder}: the embedding has {rows} rows, but the tokenizer {vocabulary.size} ids")
+    return SpeechTextLM(folder, model, tokenizer, vocabulary)
+
+
+def packed_loss(
+    model: Any, batch: dict[str, torch.Tensor], *, num_real: int, chunk: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Next-token loss of a packed batch (see packing.pack), every piece blind to the others.
+
+    Returns the mean over the labels, each label's loss without gradient, in nats, and where the labels stand: scalar,
+    (N,), (B, T) bool. num_real: ids of the vocabulary; chunk: tokens whose logits are held at a time.
+    """
+    hidden = model.get_decoder()(
+        input_ids=batch["token_ids"],
+        attention_mask=attention_mask(batch["segments"]),
+        position_ids=batch["positions"],
+        use_cache=False,
+    ).last_hidden_state
+    learnt = batch["labels"] != IGNORED
+    head = model.get_output_embeddings().weight
+    product_type = (
+        torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
+    )
+    chosen = hidden[learnt].to(product_type)
+    with torch.autocast(hidden.device.type, enabled=False):
+        loss, nll = linear_cross_entropy(chosen, head, batch["labels"][learnt], num_real=num_real, chunk=chunk)
+    return loss, nll, learnt
+
+
+def _padded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _special_ids(vocabulary: Vocabulary) -> dict[str, Any]:
+    return {
+        "bos_token_id": vocabulary.end_of_text,
+        "eos_token_id": vocabulary.end_of_text,
+        "pad_token_id": vocabulary.pad,
+    }
