@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.shared.engine import EngineConfig
+from components.shared.executor import ExecutorConfig
+
 
 @dataclass(kw_only=True)
 class SynthesizeConfig:
@@ -11,3 +14,29 @@ class SynthesizeConfig:
 
     seed: int
     """Root of the stage's randomness."""
+    mean_span: float
+    """Mean length of a span turned to speech, in words (paper, section 2.3: 10)."""
+    ratio: float
+    """Share of a text's words that is turned to speech, 0..1 (paper, section 2.3: 0.3)."""
+    cut_at_sentences: bool
+    """Say the sentences of a span one by one: the model learnt sentences and phrases, not what crosses them."""
+    name_speaker: bool
+    """Ask for each language's main speaker; otherwise the model chooses a voice."""
+    temperature: float
+    """Sampling temperature of the first attempt; 0 is greedy."""
+    retry_temperature: float
+    """Of the second attempt, more than 0: greedy tokens would fail again."""
+    top_p: float
+    """Nucleus of both attempts."""
+    language_shares: dict[str, float]
+    """Shares of the speech tokens by language (paper: English 2, Chinese 1), over the languages that can be said."""
+    target_tokens: int
+    """Speech tokens to make, by the expected length of the spans; texts beyond it are not used (paper: 6e11)."""
+    documents_per_shard: int
+    """Documents of one keyed shard, the unit of work, of restarts and of the engine's batches."""
+    heard_per_shard: int
+    """Spans of each shard that are transcribed."""
+    executor: ExecutorConfig
+    """Where shards are made."""
+    engine: EngineConfig
+    """What says the spans."""

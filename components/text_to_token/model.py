@@ -16,8 +16,9 @@ from components.shared.engine import ERROR, LENGTH, Completion, Request
 from components.shared.manifest import read_json, write_json
 from components.shared.speakable import speakable
 from components.shared.tokens import Vocabulary, load_tokenizer
-from components.text_to_token.pace import Pace
+from components.text_to_token.pace import Pace, count_words
 
+__all__ = ["TextToToken", "count_words", "load", "plain_ids", "prompt_ids", "save_record"]
 RECORD = "speech.json"
 
 
@@ -34,6 +35,10 @@ class TextToToken:
     main_speakers: dict[str, str]
     """Of each language the speaker with most of the training pairs: the one that was learnt best."""
     pace: Pace
+
+    def can_say(self, text: str, language: str) -> bool:
+        """Whether there is something to say in a language and in scripts that the model has learnt."""
+        return self.pace.can_say(speakable(text, language), language)
 
     def request(
         self,

@@ -6,7 +6,9 @@ Learnt from the pairs that the model is trained on, by language: tokens = base +
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +21,8 @@ _TAIL = 0.005
 """Share of the real pairs beyond either bound, before the slack."""
 _SLACK = 1.15
 """Bounds are widened by this, since unseen texts vary more than seen ones."""
+_RARE = 1e-4
+"""A script with a smaller share of the characters was not learnt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,8 @@ class LanguagePace:
     """Longest accepted repetition, in tokens."""
     per_word: float
     """Tokens a word on average (a character in Mandarin)."""
+    scripts: tuple[str, ...]
+    """Scripts that the texts are written in, such as latin; other ones cannot be said."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,14 @@ class Pace:
     def learn(cls, pairs: Iterable[tuple[str, str, np.ndarray]]) -> Pace:
         """From (language, speakable text, codes (tokens,)) of real pairs. Raises ValueError when there are none."""
         by_language: dict[str, list[tuple[np.ndarray, int, int, int]]] = {}
+        scripts: dict[str, Counter[str]] = {}
         for language, said, codes in pairs:
             record = (_features(said), len(codes), longest_loop(codes), count_words(said))
             by_language.setdefault(language, []).append(record)
+            scripts.setdefault(language, Counter()).update(_scripts(said))
         if not by_language:
             raise ValueError("text_to_token: no pairs to learn the pace of speech from")
-        return cls({language: _learn(records) for language, records in sorted(by_language.items())})
+        return cls({language: _learn(records, scripts[language]) for language, records in sorted(by_language.items())})
 
     def expected(self, said: str, language: str) -> float:
         """Tokens that real speech takes on average for a speakable text."""
@@ -69,6 +77,12 @@ class Pace:
         pace, expected = self._of(language), self.expected(said, language)
         low = max(1, int(np.floor(expected * pace.low - pace.spread)))
         return low, int(np.ceil(expected * pace.high + pace.spread))
+
+    def can_say(self, said: str, language: str) -> bool:
+        """Whether the speakable text is in a language and in scripts that the model has learnt."""
+        if language not in self.languages:
+            return False
+        return bool(said) and set(_scripts(said)) <= set(self.languages[language].scripts)
 
     def fault(self, said: str, language: str, codes: Sequence[int]) -> str:
         """too_short, too_long or loop; an empty string for speech that could be real."""
@@ -91,10 +105,13 @@ class Pace:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Pace:
         """From what to_json gave."""
-        return cls({language: LanguagePace(**pace) for language, pace in record.items()})
+        languages = {}
+        for language, pace in record.items():
+            languages[language] = LanguagePace(**{**pace, "scripts": tuple(pace["scripts"])})
+        return cls(languages)
 
 
-def _learn(records: list[tuple[np.ndarray, int, int, int]]) -> LanguagePace:
+def _learn(records: list[tuple[np.ndarray, int, int, int]], scripts: Counter[str]) -> LanguagePace:
     features = np.stack([record[0] for record in records])
     lengths = np.array([record[1] for record in records], dtype=np.float64)
     # weights of 1/length make it the relative error that counts, so that phrases matter as much as sentences
@@ -113,6 +130,7 @@ def _learn(records: list[tuple[np.ndarray, int, int, int]]) -> LanguagePace:
         spread=2.0,
         max_loop=int(np.ceil(np.quantile(loops, 1 - _TAIL) * _SLACK)) + MAX_PERIOD,
         per_word=float(lengths.sum() / sum(record[3] for record in records)),
+        scripts=tuple(sorted(name for name, count in scripts.items() if count > _RARE * scripts.total())),
     )
 
 
@@ -121,6 +139,18 @@ def _features(said: str) -> np.ndarray:
     ideographs = sum(is_ideograph(c) for c in said)
     spoken = sum(c.isalnum() for c in said)
     return np.array([1, spoken - ideographs, ideographs, sum(c in ",.?!" for c in said)], dtype=np.float64)
+
+
+def _scripts(said: str) -> Iterator[str]:
+    """The script of every letter, digit and ideograph."""
+    for c in said:
+        if c.isascii():
+            if c.isalnum():
+                yield "latin" if c.isalpha() else "digit"
+        elif is_ideograph(c):
+            yield "ideograph"
+        elif c.isalnum():
+            yield unicodedata.name(c, "unknown").split()[0].lower()
 
 
 def count_words(said: str) -> int:
