@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from components.speech_decoder.config import SamplerConfig, ShapeConfig
 from components.speech_decoder.encoder import Encoder
 from components.speech_decoder.mel import FRAMES_PER_S, NUM_BINS
-from components.speech_decoder.unet import UNet
+from components.speech_decoder.unet import Mish, UNet
 
 SPEAKER_SIZE = 192
 
@@ -85,7 +85,7 @@ class LengthRegulator(nn.Module):
             layers += [
                 nn.Conv1d(num_channels, num_channels, 3, padding=1),
                 nn.GroupNorm(1, num_channels),
-                nn.Mish(),
+                Mish(),
             ]
         self.model = nn.Sequential(*layers, nn.Conv1d(num_channels, num_channels, 1))
 

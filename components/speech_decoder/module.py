@@ -90,8 +90,6 @@ class DecoderModule(lightning.LightningModule):
         self.scale, self.objective, self.phase = scale, objective, phase
         self.weight_decay, self.betas, self.ema_decay = weight_decay, betas, ema_decay
         self.prompt_unit, self.seed = prompt_unit, seed
-        self.validated: dict[str, float] = {}
-        """Losses of the last validation."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch; its noise and dropout come from (seed, number of the batch), so that a resumed run is the same."""
@@ -113,12 +111,6 @@ class DecoderModule(lightning.LightningModule):
         if self.phase.flow:
             self.log(f"{name}/loss_flow", made.flow, batch_size=len(batch.mel))
         self.log(f"{name}/loss_prior", made.prior, batch_size=len(batch.mel))
-
-    def on_validation_epoch_end(self) -> None:
-        """Keep the losses for whoever asks after the training."""
-        prefix = f"validation/{self.phase.name}/"
-        values = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith(prefix)}
-        self.validated = {name.removeprefix(prefix): value for name, value in values.items()}
 
     def _losses(self, weights: Weights, batch: Batch) -> Losses:
         mel = self.scale.normalise(batch.mel)

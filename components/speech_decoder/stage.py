@@ -113,8 +113,8 @@ def train_phase(
     validation = FromStep(Batches(corpus, held, size, seed=seed, num_batches=None), lambda: 0, 0) if held else None
     loader = FromStep(train, lambda: module.global_step * phase.trainer.accumulate_batches, config.data.num_workers)
     what = f"speech_decoder: {phase.name}"
-    fit(module, loader, validation, phase.trainer, tracker=tracker, work=work / phase.name, what=what)
-    return module.average, module.validated
+    last = fit(module, loader, validation, phase.trainer, tracker=tracker, work=work / phase.name, what=what)
+    return module.average, {name.rsplit("/", 1)[-1]: value for name, value in last.items()}
 
 
 def save_decoder(folder: Path, weights: Weights, scale: MelScale, config: SpeechDecoderConfig, corpus: Corpus) -> None:
