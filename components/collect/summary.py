@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+
 from components.collect.items import Items
 from components.collect.ledger import Ledger
 from components.collect.script import EVALUATION
@@ -56,10 +58,11 @@ def stats_of(rows: list[Utterance], metrics: dict[str, float]) -> tuple[list[dic
             "duration_s": row.duration_s,
             "sample_rate_hz": float(row.sample_rate_hz),
             "rms_dbfs": row.rms_dbfs,
-            "units_per_s": len(units(row.text, row.language)) / row.duration_s if row.text else float("nan"),
         }
         for row in rows[::step]
     ]
+    pace = [len(units(row.text, row.language)) / row.duration_s for row in rows if row.text] or [0.0]
+    slow, fast = np.percentile(pace, [2, 98])
     dropped = sum(value for key, value in metrics.items() if key.startswith("dropped_"))
     totals = {
         "utterances": metrics["utterances"],
@@ -67,6 +70,8 @@ def stats_of(rows: list[Utterance], metrics: dict[str, float]) -> tuple[list[dic
         "dropped_share": dropped / max(1.0, dropped + metrics["utterances"]),
         "labelled_share": sum(row.text is not None for row in rows) / max(1, len(rows)),
         "evaluation_utterances": float(sum(row.corpus == EVALUATION for row in rows)),
+        "units_per_s_p02": float(slow),
+        "units_per_s_p98": float(fast),
         "train_share": sum(row.split == "train" for row in rows) / max(1, len(rows)),
     }
     return [totals], sample[:NUM_STATS_ROWS]

@@ -6,7 +6,7 @@ relation is hardly better than any other, and among the facts that are withheld 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -174,11 +174,16 @@ def _withhold(facts: list[WorldFact], share: float, rng: np.random.Generator) ->
         wanted = share * len(members)
         count = min(int(wanted) + int(rng.random() < wanted - int(wanted)), len(members) - 1)
         withheld.update(int(i) for i in rng.choice(members, size=count, replace=False))
-    spoken_of = {fact.row.subject for i, fact in enumerate(facts) if i not in withheld}
+    spoken = Counter(fact.row.subject for i, fact in enumerate(facts) if i not in withheld)
     for i, fact in enumerate(facts):
-        if fact.row.subject not in spoken_of:
+        if i in withheld and not spoken[fact.row.subject]:
             withheld.discard(i)
-            spoken_of.add(fact.row.subject)
+            spoken[fact.row.subject] += 1
+            others = [j for j in groups[fact.row.relation, fact.row.object] if j not in withheld and j != i]
+            free = [j for j in others if spoken[facts[j].row.subject] > 1]
+            if free:
+                withheld.add(free[0])
+                spoken[facts[free[0]].row.subject] -= 1
     return [replace(fact, row=replace(fact.row, withheld=i in withheld)) for i, fact in enumerate(facts)]
 
 

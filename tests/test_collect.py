@@ -1,0 +1,345 @@
+"""collect, whole: recordings, texts and a spoken closed world become tables that keep their promises."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from omegaconf import OmegaConf
+
+from components.collect import audio_shards
+from components.collect.config import (
+    CollectConfig,
+    CorpusConfig,
+    CorpusKind,
+    PhraseConfig,
+    SpeechConfig,
+    SplitConfig,
+    TextCorpusConfig,
+    TextKind,
+    VoiceShare,
+    WorldConfig,
+)
+from components.collect.ledger import Ledger
+from components.collect.splits import ngrams, split_by_content, units
+from components.collect.stage import run
+from components.collect.texts import read_texts, speakable, tidy
+from components.shared.checks import apply
+from components.shared.checks_config import Rule
+from components.shared.contracts import Fact, Question, Story, Text, Utterance
+from components.shared.executor import ExecutorConfig, ExecutorKind
+from components.shared.manifest import read_manifest, read_table, verify
+from components.shared.places import Inputs, Outputs
+from components.shared.tracking import TerminalTracker
+
+SPLIT = SplitConfig(ngram=5, validation_share=0.2, test_share=0.3, stock_uses=4, min_speakers=10)
+PHRASES = PhraseConfig(min_span_words=2, max_span_words=6, min_sentence_words=5, max_sentence_words=15, min_word_uses=1)
+NOUNS = [
+    "garden",
+    "river",
+    "window",
+    "letter",
+    "morning",
+    "winter",
+    "doctor",
+    "market",
+    "island",
+    "summer",
+    "bridge",
+    "engine",
+    "forest",
+    "kitchen",
+]
+VERBS = [
+    "watched",
+    "painted",
+    "carried",
+    "opened",
+    "followed",
+    "noticed",
+    "crossed",
+    "repaired",
+    "described",
+    "remembered",
+]
+
+
+class Hummer:
+    """A voice that hums a tone as long as its text: fast, deterministic, and honest about what it cannot say."""
+
+    languages = ("en", "zh")
+    license = "CC0-1.0"
+    sample_rate_hz = 16_000
+    calls = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def speak(self, text: str, language: str, seed: int) -> np.ndarray:
+        type(self).calls += 1
+        if "unsayable" in text:
+            raise ValueError("nothing that can be said")
+        seconds = 0.3 + (0.25 if language == "zh" else 0.07) * len(text)
+        pitch_hz = 100 + seed % 200
+        wave = 0.2 * np.sin(2 * np.pi * pitch_hz * np.arange(int(seconds * self.sample_rate_hz)) / self.sample_rate_hz)
+        return wave.astype(np.float32)
+
+
+def speech() -> SpeechConfig:
+    return SpeechConfig(
+        voices=[VoiceShare(name="low", share=2.0), VoiceShare(name="high", share=1.0)],
+        evaluation_voice="low",
+        unseen_voice="stranger",
+        unseen_share=0.5,
+        num_closed_world=20,
+        num_open_domain=20,
+        num_phrases=10,
+        num_validation=4,
+        num_test=8,
+        unsupervised_share=0.25,
+    )
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> CollectConfig:
+    monkeypatch.setattr(audio_shards, "make_voice", Hummer)
+    audio_shards._voice.cache_clear()
+    rng = np.random.default_rng(5)
+    folder = tmp_path / "prompts"
+    folder.mkdir()
+    rows = ["file\ttext"]
+    for number in range(10):
+        noise = rng.uniform(-0.2, 0.2, 32_000).astype(np.float32)
+        soundfile.write(folder / f"{number}.flac", noise, 16_000)
+        rows.append(f"{number}.flac\tnumber {number} is a prompt")
+    (folder / "manifest.tsv").write_text("\n".join(rows) + "\n")
+    lines = []
+    for _ in range(60):
+        said = [f"The {' '.join(rng.choice(NOUNS, 2))} {rng.choice(VERBS)} a {rng.choice(NOUNS)}." for _ in range(4)]
+        lines.append(json.dumps({"text": "\n".join(said)}))
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+    world = WorldConfig(
+        num_people=6,
+        num_relations=2,
+        num_objects=3,
+        withheld_share=0.5,
+        items_per_fact=2,
+        num_evaluated_facts=8,
+        validation_share=0.25,
+        documents_per_person=5,
+    )
+    return CollectConfig(
+        seed=17,
+        min_duration_s=0.2,
+        max_duration_s=30.0,
+        silence_dbfs=-55.0,
+        corpora={
+            "prompts": CorpusConfig(
+                kind=CorpusKind.manifest,
+                path="prompts",
+                manifest="manifest.tsv",
+                language="en",
+                license="CC0-1.0",
+                origin="recorded",
+                text_source="human",
+                speaker="someone",
+                max_utterances=0,
+            )
+        },
+        text_corpora={"stories": text_corpus("texts.jsonl")},
+        split=SPLIT,
+        worlds={"en": world, "zh": replace(world, num_evaluated_facts=2)},
+        speech={"en": speech(), "zh": replace(speech(), num_open_domain=0, num_phrases=4)},
+        phrases=PHRASES,
+        lines_per_shard=16,
+        executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=1),
+    )
+
+
+def text_corpus(path: str, kind: TextKind = TextKind.jsonl, language: str = "en") -> TextCorpusConfig:
+    return TextCorpusConfig(
+        kind=kind, path=path, language=language, license="CC0-1.0", max_units=0, skip=[], spoken=True
+    )
+
+
+def collect(config: CollectConfig, root: Path, name: str = "collect") -> tuple[Path, dict[str, float]]:
+    outputs = Outputs(root=root / "data" / name, work=root / ".work" / name)
+    outputs.root.mkdir(parents=True, exist_ok=True)
+    metrics = run(config, Inputs(root / "data"), outputs, TerminalTracker())
+    outputs.publish(metrics)
+    return outputs.root, metrics
+
+
+def test_collect_writes_every_table_with_audio_behind_every_row(config, tmp_path):
+    data, metrics = collect(config, tmp_path)
+    for name in ("utterances", "texts", "facts", "stories", "questions"):
+        verify(data / name)
+    rows = {row.id: row for row in read_table(data / "utterances", Utterance)}
+    assert len(rows) == metrics["utterances"] > 100
+    for row in rows.values():
+        info = soundfile.info(data / "utterances" / row.audio)
+        assert info.frames / info.samplerate == pytest.approx(row.duration_s)
+    for question in read_table(data / "questions", Question):
+        assert rows[question.question_utterance].text == question.question
+        spoken = [rows[id].text.lower().strip(".。") for id in question.candidate_utterances]
+        assert spoken == [candidate.lower() for candidate in question.candidates]
+    for story in read_table(data / "stories", Story):
+        names = (story.story_utterance, story.right_utterance, story.wrong_utterance)
+        assert [rows[name].text for name in names] == [story.story, story.right, story.wrong]
+        assert all(rows[name].corpus == "evaluation" and rows[name].split != "train" for name in names)
+    assert {row.corpus for row in rows.values()} == {"prompts", "closed_world", "open_domain", "evaluation"}
+    assert metrics["mandarin_speech_share"] > 0
+
+
+def test_no_speech_states_a_withheld_fact_and_every_fact_that_is_not_withheld_is_spoken(config, tmp_path):
+    data, _ = collect(config, tmp_path)
+    said = [row.text.lower() for row in read_table(data / "utterances", Utterance) if row.text]
+    written = [row.text.lower() for row in read_table(data / "texts", Text) if row.split == "train"]
+    for fact in read_table(data / "facts", Fact):
+        subject, object = fact.subject.lower(), fact.object.lower()
+        spoken = any(subject in text and object in text for text in said)
+        assert spoken != fact.withheld
+        assert any(subject in text and object in text for text in written)
+
+
+def test_test_sentences_are_unseen_and_one_voice_speaks_only_there(config, tmp_path):
+    data, metrics = collect(config, tmp_path)
+    rows = list(read_table(data / "utterances", Utterance))
+    texts = list(read_table(data / "texts", Text))
+    held = [row for row in rows if row.split == "test" and row.corpus == "open_domain"]
+    seen = [text.text for text in texts if text.split == "train" and text.corpus != "closed_world"]
+    seen += [row.text for row in rows if row.split == "train" and row.text]
+    grams = {gram for text in seen for gram in ngrams(text, "en", 5)}
+    assert held and all(grams.isdisjoint(ngrams(row.text, "en", 5)) for row in held)
+    closed = [row.text for row in rows if row.split != "train" and row.corpus == "closed_world"]
+    assert closed and not any(text in document for text in closed for document in seen)
+    assert {row.split for row in rows if row.speaker == "stranger"} == {"test"}
+    assert metrics["utterances_unseen_speaker"] >= 4
+
+
+def test_the_text_of_unlabelled_speech_is_written_nowhere(config, tmp_path):
+    said: dict[str, str] = {}
+
+    class Listener(Hummer):
+        def speak(self, text: str, language: str, seed: int) -> np.ndarray:
+            said[text] = language
+            return super().speak(text, language, seed)
+
+    audio_shards.make_voice = Listener
+    data, _ = collect(config, tmp_path)
+    rows = list(read_table(data / "utterances", Utterance))
+    unlabelled = [row for row in rows if row.text_source == "none"]
+    assert len(unlabelled) == 5 and all(row.text is None for row in unlabelled)
+    known = {row.text for row in rows if row.text}
+    secret = [text for text in said if text not in known]
+    assert len(secret) == 5
+    written = "\n".join(text.text for text in read_table(data / "texts", Text))
+    assert not any(text in written for text in secret)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_a_restart_speaks_nothing_again(config, tmp_path):
+    first, _ = collect(config, tmp_path)
+    calls = Hummer.calls
+    again, _ = collect(config, tmp_path)
+    assert Hummer.calls == calls
+    elsewhere, _ = collect(replace(config, lines_per_shard=7), tmp_path, "elsewhere")
+    assert Hummer.calls > calls
+    for name in ("utterances", "texts", "facts", "stories", "questions"):
+        hashes = {read_manifest(folder / name).content_hash for folder in (first, again, elsewhere)}
+        assert len(hashes) == 1
+
+
+def test_an_item_that_cannot_be_spoken_and_too_little_speech_are_one_clear_error(config, tmp_path, monkeypatch):
+    few = replace(config, speech={"en": replace(speech(), num_closed_world=2)})
+    with pytest.raises(ValueError, match=r"collect\.speech\.en\.num_closed_world: got 2, wanted at least [67]"):
+        collect(few, tmp_path)
+
+    class Mute(Hummer):
+        def speak(self, text: str, language: str, seed: int) -> np.ndarray:
+            return super().speak("unsayable", language, seed)
+
+    monkeypatch.setattr(audio_shards, "make_voice", Mute)
+    with pytest.raises(ValueError, match=r"evaluation_voice: \d+ items not spoken"):
+        collect(config, tmp_path, "mute")
+
+
+def test_the_gate_lets_this_table_pass_and_stops_a_broken_one(config, tmp_path):
+    data, _ = collect(config, tmp_path)
+    rules = OmegaConf.load(Path(__file__).parents[1] / "params.yaml").checks.collect
+    rules = [OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Rule), rule)) for rule in rules]
+    findings = apply(rules, data / "stats.parquet", "collect", tmp_path / "docs")
+    assert [finding.rule for finding in findings if not finding.held] == []
+    stats = pd.read_parquet(data / "stats.parquet")
+    stats.loc[stats.level == "row", "duration_s"] = 0.0
+    stats.to_parquet(tmp_path / "broken.parquet")
+    findings = apply(rules, tmp_path / "broken.parquet", "collect", tmp_path / "docs")
+    assert [finding.rule.split(" ")[0] for finding in findings if not finding.held] == ["row.duration_s"]
+
+
+def test_texts_are_read_from_jsonl_and_parquet_without_repeats(tmp_path):
+    texts = ["a first page.", "a second page.", "a first page.", "  ", "a third page."]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    pq.write_table(pa.table({"text": [*texts, "only here."]}), tmp_path / "b.parquet")
+    ledger = Ledger()
+    configs = {"a": text_corpus("a.jsonl"), "b": text_corpus("b.parquet", TextKind.parquet)}
+    found = read_texts(configs, SPLIT, 17, tmp_path, ledger)
+    assert sorted(text.text for text in found) == sorted(
+        ["A first page.", "A second page.", "A third page.", "Only here."]
+    )
+    assert dict(ledger.drops) == {"duplicate_text": 5, "empty_text": 2}
+    (tmp_path / "c.jsonl").write_text('{"text": "fine"}\n{"words": "no text"}\n')
+    with pytest.raises(ValueError, match=r"c\.jsonl:2: got no JSON object with a `text`"):
+        read_texts({"c": text_corpus("c.jsonl")}, SPLIT, 17, tmp_path, ledger)
+    with pytest.raises(ValueError, match=r"collect\.text_corpora\.d: path: got 'd'"):
+        read_texts({"d": text_corpus("d")}, SPLIT, 17, tmp_path, ledger)
+
+
+@pytest.mark.parametrize(
+    ("given", "language", "wanted"),
+    [
+        ("  hello   there ", "en", "Hello there."),
+        ("i think i’m late,", "en", "I think I'm late."),
+        ("你好 吗?", "zh", "你好吗？"),
+        ("是的,我可以", "zh", "是的，我可以。"),
+        ("", "en", ""),
+    ],
+)
+def test_a_line_becomes_a_sentence(given, language, wanted):
+    assert tidy(given, language) == wanted
+
+
+def test_only_sentences_of_known_words_and_plain_letters_are_spoken():
+    text = Text(
+        id="t",
+        text="We walked along the river. We walked along the rivr. In 2019 we walked along the river. Yes.",
+        language="en",
+        corpus="c",
+        license="CC0-1.0",
+        split="train",
+    )
+    found = speakable([text], replace(PHRASES, min_word_uses=2))
+    assert [sentence for _, sentence in found["train"]] == ["We walked along the river."]
+
+
+def test_texts_that_share_five_words_stay_together_unless_the_words_are_stock():
+    stock = [f"{name} followed by the pound key" for name in NOUNS[:6]]
+    pairs = [f"{verb} the old gate of the castle {end}" for verb in VERBS[:2] for end in ("today", "tonight")]
+    alone = [f"{noun} {verb} alone" for noun in NOUNS for verb in VERBS]
+    texts = [*stock, *pairs, *alone]
+    ledger = Ledger()
+    splits = split_by_content(texts, "en", SPLIT, 3, ledger)
+    assert ledger.stock["en"] == {"followed by the pound key", "the old gate of the", "old gate of the castle"}
+    shares = {split: splits.count(split) / len(texts) for split in ("train", "validation", "test")}
+    assert shares["test"] == pytest.approx(0.3, abs=0.02) and shares["validation"] == pytest.approx(0.2, abs=0.02)
+    by_text = dict(zip(texts, splits, strict=True))
+    assert units("It's 9 o'clock, Ms. Poe!", "en") == ["it's", "9", "o'clock", "ms", "poe"]
+    assert units("我有AI，2个。", "zh") == ["我", "有", "ai", "2", "个"]
+    tied = split_by_content(pairs * 2 + alone, "en", replace(SPLIT, stock_uses=100), 3, Ledger())
+    assert len({tied[i] for i in range(2 * len(pairs))}) == 1 and len(by_text) == len(texts)
