@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -17,10 +18,9 @@ def make_tokenizer(config: MixConfig, texts: Iterable[str], num_codes: int) -> t
     Raises ValueError when the base has no fast tokenizer, cannot be read, or has speech tokens of its own.
     """
     if not config.base:
-        tokenizer = train_bpe(texts, config.vocab_size)
-        return add_speech(tokenizer, num_codes), 0
+        return add_speech(train_bpe(texts, config.vocab_size), num_codes), 0
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.base)
+        tokenizer: Any = AutoTokenizer.from_pretrained(config.base)
     except (OSError, ValueError) as error:
         line = str(error).splitlines()[0]
         raise ValueError(f"mix.base: {config.base!r}: {line}; wanted a hub id or a folder with a tokenizer") from error

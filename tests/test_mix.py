@@ -1,0 +1,232 @@
+"""mix: the plan is met or refused, every document is seen as often as planned, and the order is a pure function."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.mix.config import Epochs, MaxEpochs, MixConfig
+from components.mix.permutation import permute
+from components.mix.plan import plan
+from components.mix.stage import run
+from components.shared.contracts import Text
+from components.shared.executor import ExecutorConfig, ExecutorKind
+from components.shared.formats import Formats
+from components.shared.manifest import read_manifest, write_table
+from components.shared.packed_data import PackedData, PackedLoader
+from components.shared.packing import IGNORED, Piece, attention_mask, best_fit, pack
+from components.shared.tokens import Vocabulary, load_tokenizer
+from components.shared.tracking import TerminalTracker
+from tests.speech_rows import NUM_CODES, places, text_row, write_world
+
+CONFIG = MixConfig(
+    seed=17,
+    base="",
+    vocab_size=300,
+    total_tokens=12_000,
+    sequence_length=96,
+    text_share=0.3,
+    epochs=Epochs(speech=1, asr=1, tts=1),
+    max_epochs=MaxEpochs(text=10, interleaved=20),
+    spoken_share=1.0,
+    held_out_share=0.0,
+    validation_tokens=500,
+    window_sequences=32,
+    executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=1),
+)
+
+
+def made(root: Path, config: MixConfig = CONFIG) -> tuple[PackedData, dict[str, float]]:
+    inputs, outputs = places(root, "mix")
+    metrics = run(config, inputs, outputs, TerminalTracker())
+    outputs.publish(metrics)
+    return PackedData(root / "data" / "mix" / "shards", "train"), metrics
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("mix")
+    write_world(root / "data")
+    return root
+
+
+def schedule(data: PackedData) -> list[list[tuple]]:
+    return [[tuple(record) for record in data.pieces(number).tolist()] for number in range(len(data))]
+
+
+def test_a_source_of_one_epoch_is_seen_once_and_whole(world: Path) -> None:
+    data, _ = made(world)
+    seen: Counter[tuple[str, str]] = Counter()
+    for number in range(len(data)):
+        for record in data.pieces(number):
+            if record["start"] == 0:
+                seen[data.sources[record["source"]], data.document_id(record)] += 1
+    for source in ("speech", "asr", "tts"):
+        assert set(seen[key] for key in seen if key[0] == source) == {1}
+    assert sum(1 for source, _ in seen if source == "asr") == 36
+    assert sum(1 for source, _ in seen if source == "speech") == 10
+    counts = [seen[key] for key in seen if key[0] == "text"]
+    assert max(counts) - min(counts) <= 1  # an epoch ends before the next begins
+
+
+def test_achieved_shares_are_the_planned_ones(world: Path) -> None:
+    _, metrics = made(world)
+    assert metrics["planned_share_text"] == pytest.approx(0.3, abs=1e-3)
+    for source in ("text", "speech", "asr", "tts", "interleaved"):
+        assert metrics[f"achieved_share_{source}"] == pytest.approx(metrics[f"planned_share_{source}"], abs=0.01)
+    assert metrics["padding_share"] < 0.15  # documents of one length do not fill a sequence of another
+
+
+def test_every_stretch_of_the_run_has_the_mix(world: Path) -> None:
+    data, metrics = made(world, replace(CONFIG, window_sequences=16))
+    quarters = np.array_split(np.arange(len(data)), 4)
+    for quarter in quarters:
+        records = np.concatenate([data.pieces(int(number)) for number in quarter])
+        text = records["length"][records["source"] == 0].sum() / records["length"].sum()
+        assert text == pytest.approx(metrics["achieved_share_text"], abs=0.06)
+
+
+def test_the_schedule_depends_on_the_seed_alone(world: Path, tmp_path: Path) -> None:
+    first = schedule(made(world)[0])
+    write_world(tmp_path / "data")
+    assert schedule(made(tmp_path)[0]) == first
+    assert schedule(made(tmp_path, replace(CONFIG, seed=18))[0]) != first
+
+
+@pytest.mark.slow
+def test_the_shards_do_not_depend_on_the_number_of_workers(world: Path, tmp_path: Path) -> None:
+    made(world)
+    write_world(tmp_path / "data")
+    made(tmp_path, replace(CONFIG, executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=2)))
+    hashes = [read_manifest(root / "data" / "mix" / "shards").content_hash for root in (world, tmp_path)]
+    assert hashes[0] == hashes[1]
+
+
+def test_ranks_share_the_global_order(world: Path) -> None:
+    data, _ = made(world)
+    alone = [batch["token_ids"].numpy() for batch in PackedLoader(data, 4, 3, False)]
+    ranks = [[b["token_ids"].numpy() for b in PackedLoader(data, 4, 3, False, r, 2)] for r in range(2)]
+    for number, batch in enumerate(alone):
+        assert np.array_equal(batch, np.concatenate([rank[number] for rank in ranks]))
+    resumed = PackedLoader(data, 4, 3, False)
+    resumed.load_state_dict({"position": 2})
+    assert [np.array_equal(b["token_ids"].numpy(), alone[2]) for b in resumed] == [True]
+
+
+def test_documents_read_back_as_they_were_written(world: Path) -> None:
+    data, _ = made(world)
+    tokenizer = load_tokenizer(world / "data" / "mix" / "tokenizer")
+    formats = Formats(tokenizer, Vocabulary.of(tokenizer, NUM_CODES))
+    shown = {}
+    for number in range(len(data)):
+        for record in data.pieces(number):
+            shown[data.document_id(record)] = formats.show(data.tokens(record).tolist())
+    assert shown["t0"] == "Anna has a dog. What pet does Anna have? Dog.<|endoftext|>"
+    audio = "".join(f"<|audio_{ord(letter) - ord('a')}|>" for letter in "annafeeds")
+    assert shown["i0"] == f"Every day 0 <|begin_of_audio|>{audio}<|end_of_audio|> a dog.<|endoftext|>"
+    assert shown["u0"].startswith("<|begin_of_audio|>") and shown["u0"].endswith("<|end_of_audio|><|endoftext|>")
+
+
+def test_interleaved_documents_become_text_for_the_ablation(world: Path) -> None:
+    data, _ = made(world, replace(CONFIG, spoken_share=0.0))
+    vocabulary = Vocabulary.of(load_tokenizer(world / "data" / "mix" / "tokenizer"), NUM_CODES)
+    interleaved = data.sources.index("interleaved")
+    records = [r for n in range(len(data)) for r in data.pieces(n) if r["source"] == interleaved]
+    assert records and not any(vocabulary.is_audio(int(i)) for record in records for i in data.tokens(record))
+
+
+def test_control_tokens_in_a_corpus_are_spelled_out(world: Path) -> None:
+    tokenizer = load_tokenizer(world / "data" / "mix" / "tokenizer")
+    vocabulary = Vocabulary.of(tokenizer, NUM_CODES)
+    ids = Formats(tokenizer, vocabulary).text_document("hello <|user|> <|audio_3|>")
+    assert vocabulary.user not in ids and not any(vocabulary.is_audio(i) for i in ids)
+
+
+AVAILABLE = {"text": 1000, "speech": 100, "asr": 200, "tts": 200, "interleaved": 2000}
+
+
+def test_the_plan_fills_the_rest_with_interleaved() -> None:
+    budgets = {b.source: b.planned for b in plan(replace(CONFIG, total_tokens=10_000), AVAILABLE)}
+    assert budgets == {"text": 3000, "speech": 100, "asr": 200, "tts": 200, "interleaved": 6500}
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"max_epochs": MaxEpochs(text=1, interleaved=20)}, "mix.max_epochs.text"),
+        ({"max_epochs": MaxEpochs(text=10, interleaved=2)}, "mix.max_epochs.interleaved"),
+        ({"total_tokens": 600}, "mix.total_tokens"),
+    ],
+)
+def test_a_plan_that_cannot_be_met_is_refused_by_name(change: dict, key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        plan(replace(CONFIG, **{"total_tokens": 10_000, **change}), AVAILABLE)
+
+
+def test_a_source_without_rows_is_refused(world: Path, tmp_path: Path) -> None:
+    write_world(tmp_path / "data")
+    write_table(tmp_path / "data" / "collect" / "texts", [text_row("t", "only held out", "test")], Text)
+    with pytest.raises(ValueError, match=r"max_epochs\.text.*inf epochs"):
+        made(tmp_path)
+
+
+def test_a_cut_shard_is_refused(tmp_path: Path) -> None:
+    write_world(tmp_path / "data")
+    made(tmp_path)
+    shards = tmp_path / "data" / "mix" / "shards"
+    content = (shards / "text-00000.bin").read_bytes()
+    (shards / "text-00000.bin").unlink()
+    (shards / "text-00000.bin").write_bytes(content[:-4])
+    with pytest.raises(ValueError, match=r"text-00000\.bin.*planned"):
+        PackedData(shards, "train")
+    assert read_manifest(shards).extra["sequence_length"] == 96
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**40))
+@settings(max_examples=40, deadline=None)
+def test_permute_is_a_permutation(size: int, key: int) -> None:
+    order = permute(np.arange(size), size, key)
+    assert np.array_equal(np.sort(order), np.arange(size))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=200))
+@settings(max_examples=40, deadline=None)
+def test_best_fit_keeps_every_document_and_no_bin_overflows(lengths: list[int]) -> None:
+    array = np.array(lengths)
+    bins = best_fit(array, 50)
+    assert sorted(i for one in bins for i in one) == list(range(len(lengths)))
+    assert all(array[one].sum() <= 50 for one in bins)
+    assert len(bins) <= max(1, 2 * -(-array.sum() // 50))
+
+
+def test_packing_wastes_little() -> None:
+    lengths = np.random.default_rng(0).integers(20, 200, 4000)
+    bins = best_fit(lengths, 512)
+    assert 1 - lengths.sum() / (len(bins) * 512) < 0.01
+
+
+def test_pieces_are_blind_to_each_other() -> None:
+    pieces = [Piece(np.array([5, 6, 7]), 0), Piece(np.array([8, 9]), 1, np.array([False, True]))]
+    packed = pack(pieces, 7, pad_id=1, attend_across=False)
+    assert packed["token_ids"].tolist() == [5, 6, 7, 8, 9, 1, 1]
+    assert packed["labels"].tolist() == [6, 7, IGNORED, 9, IGNORED, IGNORED, IGNORED]
+    assert packed["positions"].tolist() == [0, 1, 2, 0, 1, 0, 0]
+    assert packed["sources"].tolist() == [0, 0, 0, 1, 1, -1, -1]
+    import torch
+
+    mask = attention_mask(torch.from_numpy(packed["segments"])[None])[0, 0]
+    assert mask[2].tolist() == [True, True, True, False, False, False, False]
+    assert mask[4].tolist() == [False, False, False, True, True, False, False]
+
+
+def test_attention_across_documents_predicts_their_first_tokens() -> None:
+    packed = pack([Piece(np.array([5, 6, 7]), 0), Piece(np.array([8, 9]), 1)], 6, pad_id=1, attend_across=True)
+    assert packed["labels"].tolist() == [6, 7, 8, 9, IGNORED, IGNORED]
+    assert packed["positions"].tolist() == [0, 1, 2, 3, 4, 0]
+    assert packed["sources"].tolist() == [0, 0, 1, 1, 1, -1]

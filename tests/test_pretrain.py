@@ -1,0 +1,201 @@
+"""pretrain: the loss is right, pieces do not see each other, a base model grows unharmed, a killed run goes on exactly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from components.mix.stage import run as run_mix
+from components.pretrain.config import PretrainConfig
+from components.pretrain.model import load
+from components.pretrain.stage import run
+from components.shared.linear_cross_entropy import linear_cross_entropy
+from components.shared.lm_config import LmShapeConfig, OptimizerConfig
+from components.shared.packing import Piece, collate, pack
+from components.shared.places import Inputs
+from components.shared.speech_lm import grown_model, packed_loss, random_model
+from components.shared.tokens import add_speech, train_bpe
+from components.shared.tokens import Vocabulary
+from components.shared.tracking import TerminalTracker
+from components.shared.training_config import TrainerConfig
+from tests.speech_rows import NUM_CODES, places, write_world
+from tests.test_mix import CONFIG as MIX
+
+SHAPE = LmShapeConfig(
+    hidden_size=32,
+    feed_forward_size=64,
+    num_layers=2,
+    num_heads=2,
+    num_key_value_heads=1,
+    rope_theta=10000.0,
+    init_std=0.05,
+    tied=True,
+    pad_vocabulary_to=64,
+)
+CONFIG = PretrainConfig(
+    seed=17,
+    base="",
+    shape=SHAPE,
+    batch_sequences=4,
+    attend_across=False,
+    loss_chunk=50,
+    optimizer=OptimizerConfig(peak_lr=3e-3, final_lr=3e-4, warmup_steps=3, weight_decay=0.1, beta1=0.9, beta2=0.95),
+    trainer=TrainerConfig(
+        num_steps=12,
+        precision="32-true",
+        gradient_clip=1.0,
+        accumulate_batches=1,
+        log_every_steps=1,
+        validate_every_steps=100,
+        checkpoint_every_steps=5,
+    ),
+    num_threads=1,
+)
+
+
+class Curves(TerminalTracker):
+    """Keeps what was logged, and can die in the middle of a run."""
+
+    def __init__(self, die_after: int | None = None) -> None:
+        self.losses: dict[int, float] = {}
+        self.die_after = die_after
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if step is not None and "loss" in metrics:
+            self.losses[step] = metrics["loss"]
+            if step == self.die_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pretrain")
+    write_world(root / "data")
+    inputs, outputs = places(root, "mix")
+    outputs.publish(run_mix(MIX, inputs, outputs, TerminalTracker()))
+    return root
+
+
+def train(root: Path, config: PretrainConfig, tracker: Curves, name: str) -> dict[str, float]:
+    _, outputs = places(root, name)
+    metrics = run(config, Inputs(root / "data"), outputs, tracker)
+    outputs.publish(metrics)
+    return metrics
+
+
+def vocabulary_of(num_codes: int = NUM_CODES) -> Vocabulary:
+    return Vocabulary.of(add_speech(train_bpe(["a cat"], 256), num_codes), num_codes)
+
+
+def test_chunked_loss_and_gradients_equal_the_plain_ones() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(37, 16), torch.randn(50, 16)
+    labels = torch.randint(0, 45, (37,))
+    grads = []
+    for chunked in (True, False):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        if chunked:
+            loss, nll = linear_cross_entropy(h, w, labels, num_real=45, chunk=8)
+            assert nll.shape == (37,) and not nll.requires_grad
+        else:
+            loss = F.cross_entropy(h @ w[:45].t(), labels)
+        (3 * loss).backward()
+        grads.append((loss.detach(), h.grad, w.grad))
+    for ours, plain in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, plain)
+    assert not grads[0][2][45:].any()  # rows that pad the matrix learn nothing
+
+
+def test_a_packed_document_has_the_loss_that_it_has_alone() -> None:
+    vocabulary = vocabulary_of()
+    model = random_model(SHAPE, vocabulary, 64, seed=1)
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(0, vocabulary.size, n) for n in (7, 12, 5)]
+    packed = collate([pack([Piece(d, 0) for d in documents], 30, vocabulary.pad, False)])
+    _, nll, learnt = packed_loss(model, packed, num_real=vocabulary.size, chunk=4)
+    assert int(learnt.sum()) == len(nll) == 6 + 11 + 4
+    alone = []
+    for document in documents:
+        ids = torch.tensor(document)[None]
+        logits = model(ids).logits[0, :-1, : vocabulary.size]
+        alone.append(F.cross_entropy(logits, ids[0, 1:], reduction="none"))
+    torch.testing.assert_close(nll, torch.cat(alone).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_grown_base_keeps_its_text_logits(tmp_path: Path, tied: bool) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=270,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+    )
+    base = LlamaForCausalLM(config).eval()
+    base.save_pretrained(tmp_path / "base")
+    vocabulary = vocabulary_of()
+    model = grown_model(str(tmp_path / "base"), vocabulary, 256, 64, seed=3).eval()
+    assert model.get_input_embeddings().weight.shape[0] % 64 == 0
+    assert model.get_input_embeddings().weight.shape[0] >= vocabulary.size
+    ids = torch.randint(0, 256, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits[..., :256], base(ids).logits[..., :256])
+    speech = model.get_input_embeddings().weight[vocabulary.first_audio_id : vocabulary.size]
+    assert len(torch.unique(speech, dim=0)) == NUM_CODES
+    old = base.get_input_embeddings().weight[:256]
+    assert (speech - old.mean(0)).norm(dim=1).max() < old.norm(dim=1).min()
+
+
+def test_a_base_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"pretrain\.base: '/nowhere'"):
+        grown_model("/nowhere", vocabulary_of(), 256, 64, seed=3)
+
+
+def test_the_model_learns_and_is_read_back(mixed: Path) -> None:
+    tracker = Curves()
+    metrics = train(mixed, replace(CONFIG, trainer=replace(CONFIG.trainer, num_steps=0)), tracker, "pretrain")
+    assert tracker.losses[max(tracker.losses)] < tracker.losses[1] - 1
+    assert {"validation_loss_text", "validation_loss_speech", "validation_loss_interleaved_source"} <= set(metrics)
+    lm = load(mixed / "data" / "pretrain" / "model")
+    assert lm.vocabulary.num_codes == NUM_CODES
+    ids = torch.tensor([lm.formats.context("What pet does Anna have?")])
+    assert lm.model(ids).logits.shape[-1] % 64 == 0
+
+
+def test_more_steps_than_the_schedule_are_refused(mixed: Path) -> None:
+    config = replace(CONFIG, trainer=replace(CONFIG.trainer, num_steps=10_000))
+    with pytest.raises(ValueError, match=r"pretrain\.trainer\.num_steps: got 10000"):
+        train(mixed, config, Curves(), "pretrain_too_long")
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_undisturbed(mixed: Path) -> None:
+    undisturbed = Curves()
+    train(mixed, CONFIG, undisturbed, "pretrain_whole")
+    killer = (
+        "from pathlib import Path; from tests.test_pretrain import CONFIG, Curves, train;"
+        f"train(Path({str(mixed)!r}), CONFIG, Curves(die_after=8), 'pretrain_killed')"
+    )
+    done = subprocess.run([sys.executable, "-c", killer], cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == -signal.SIGKILL
+    resumed = Curves()
+    train(mixed, CONFIG, resumed, "pretrain_killed")
+    assert min(resumed.losses) == 6  # the checkpoint of step 5 was the last whole one
+    assert {step: undisturbed.losses[step] for step in resumed.losses} == resumed.losses
+    weights = [
+        load(mixed / "data" / name / "model").model.state_dict() for name in ("pretrain_whole", "pretrain_killed")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
