@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 
 from components.shared.contracts import SpeechTokens
+from components.shared.engine import EngineConfig, EngineKind
+from components.shared.lm_config import LmShapeConfig, OptimizerConfig
+from components.shared.manifest import seal, write_table
+from components.shared.places import Inputs, Outputs
 from components.shared.speakable import speakable
+from components.shared.tracking import TerminalTracker
+from components.shared.training_config import TrainerConfig
+from components.text_to_token.config import TextToTokenConfig
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ',.?!"
 NUM_CODES = len(LETTERS)
@@ -53,3 +63,96 @@ def utterance(number: int, text: str | None, **changes: object) -> SpeechTokens:
         origin="synthesized",
     )
     return SpeechTokens(**(row | changes))
+
+
+def phrases(count: int, seed: int) -> list[str]:
+    """Stretches of one to seven words out of sentences of the grammar."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for sentence in sentences(count, seed):
+        words = sentence.split()
+        start = int(rng.integers(len(words)))
+        made.append(" ".join(words[start : start + int(rng.integers(1, 8))]))
+    return made
+
+
+def rows() -> list[SpeechTokens]:
+    """200 sentences and 200 phrases to learn from, and sentences of the grammar that are not among them."""
+    train = [utterance(i, text) for i, text in enumerate([*sentences(200, seed=0), *phrases(200, seed=2)])]
+    unseen = sorted(set(sentences(200, seed=1)) - {row.text for row in train})
+    return train + [utterance(1000 + i, text, split="validation") for i, text in enumerate(unseen)]
+
+
+def engine_config() -> EngineConfig:
+    """A small embedded engine in float32."""
+    return EngineConfig(
+        kind=EngineKind.transformers,
+        model="",
+        dtype="float32",
+        max_batch=8,
+        max_length=256,
+        max_tokens=1024,
+        num_threads=1,
+        logprobs=False,
+    )
+
+
+def text_to_token_config() -> TextToTokenConfig:
+    """A model that learns the letters in a few seconds."""
+    return TextToTokenConfig(
+        seed=1,
+        speaker_share=0.5,
+        label_smoothing=0.0,
+        vocab_size=300,
+        shape=LmShapeConfig(
+            hidden_size=64,
+            feed_forward_size=128,
+            num_layers=2,
+            num_heads=4,
+            num_key_value_heads=2,
+            rope_theta=1e4,
+            init_std=0.05,
+            tied=True,
+            pad_vocabulary_to=64,
+        ),
+        optimizer=OptimizerConfig(peak_lr=5e-3, final_lr=5e-4, warmup_steps=5, weight_decay=0.0, beta1=0.9, beta2=0.95),
+        sequence_length=128,
+        batch_size=8,
+        trainer=TrainerConfig(
+            num_steps=160,
+            precision="32-true",
+            gradient_clip=1.0,
+            accumulate_batches=1,
+            log_every_steps=20,
+            validate_every_steps=160,
+            checkpoint_every_steps=80,
+        ),
+        temperature=0.0,
+        top_p=1.0,
+        num_validation=20,
+        engine=engine_config(),
+    )
+
+
+EAR = SimpleNamespace(transcribe=lambda codes, languages=None: [hear(c.tolist()) for c in codes])
+"""What stands for the speech tokenizer: it reads the letters back."""
+
+
+def train(root: Path) -> dict[str, float]:
+    """Run the stage text_to_token below root/data, with EAR as the speech tokenizer; returns its metrics."""
+    import pytest
+
+    import components.speech_tokenizer.model as door
+    from components.text_to_token.stage import run
+
+    extra = {"num_codes": NUM_CODES, "tokens_per_s": 12.5}
+    write_table(root / "data/tokenize/tokens", rows(), SpeechTokens, extra=extra)
+    ear = root / "data/speech_tokenizer/model"
+    ear.mkdir(parents=True)
+    seal(ear)
+    outputs = Outputs(root=root / "data/text_to_token", work=root / "work/text_to_token")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(door, "load", lambda path: EAR)
+        metrics = run(text_to_token_config(), Inputs(root / "data"), outputs, TerminalTracker())
+    outputs.publish(metrics)
+    return metrics

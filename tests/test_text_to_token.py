@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from types import SimpleNamespace
 
 import letters
 import numpy as np
@@ -13,76 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.shared.contracts import SpeechTokens
-from components.shared.engine import Completion, EngineConfig, EngineKind
-from components.shared.lm_config import LmShapeConfig, OptimizerConfig
-from components.shared.manifest import seal, write_table
+from components.shared.engine import Completion
 from components.shared.packing import IGNORED
-from components.shared.places import Inputs, Outputs
 from components.shared.tokens import Vocabulary
-from components.shared.tracking import TerminalTracker
-from components.shared.training_config import TrainerConfig
-from components.text_to_token.config import TextToTokenConfig
 from components.text_to_token.data import Examples, PairLoader, main_speakers, make_tokenizer, select
 from components.text_to_token.model import load, prompt_ids
 from components.text_to_token.pace import Pace, count_words, longest_loop
-from components.text_to_token.stage import run
-
-
-def _config(**changes) -> TextToTokenConfig:
-    config = TextToTokenConfig(
-        seed=1,
-        speaker_share=0.5,
-        label_smoothing=0.0,
-        vocab_size=300,
-        shape=LmShapeConfig(
-            hidden_size=64,
-            feed_forward_size=128,
-            num_layers=2,
-            num_heads=4,
-            num_key_value_heads=2,
-            rope_theta=1e4,
-            init_std=0.05,
-            tied=True,
-            pad_vocabulary_to=64,
-        ),
-        optimizer=OptimizerConfig(peak_lr=5e-3, final_lr=5e-4, warmup_steps=5, weight_decay=0.0, beta1=0.9, beta2=0.95),
-        sequence_length=128,
-        batch_size=8,
-        trainer=TrainerConfig(
-            num_steps=80,
-            precision="32-true",
-            gradient_clip=1.0,
-            accumulate_batches=1,
-            log_every_steps=20,
-            validate_every_steps=80,
-            checkpoint_every_steps=40,
-        ),
-        temperature=0.0,
-        top_p=1.0,
-        num_validation=20,
-        engine=EngineConfig(
-            kind=EngineKind.transformers,
-            model="",
-            dtype="float32",
-            max_batch=8,
-            max_length=256,
-            max_tokens=1024,
-            num_threads=1,
-            logprobs=False,
-        ),
-    )
-    return dataclasses.replace(config, **changes)
-
-
-def _rows() -> list[SpeechTokens]:
-    train = [letters.utterance(i, text) for i, text in enumerate(letters.sentences(200, seed=0))]
-    unseen = sorted(set(letters.sentences(200, seed=1)) - {row.text for row in train})
-    return train + [letters.utterance(1000 + i, text, split="validation") for i, text in enumerate(unseen)]
 
 
 def _examples(max_length: int = 128) -> Examples:
-    pairs = select(_rows(), Counter())["train"]
+    pairs = select(letters.rows(), Counter())["train"]
     tokenizer = make_tokenizer(pairs, 300, letters.NUM_CODES)
     return Examples(pairs, tokenizer, Vocabulary.of(tokenizer, letters.NUM_CODES), max_length)
 
@@ -153,14 +92,14 @@ def test_pairs_that_do_not_fit_are_counted_and_no_pair_at_all_is_refused():
 
 def test_a_control_token_inside_a_text_is_spelled_out():
     examples = _examples()
-    pairs = select(_rows(), Counter())["train"]
+    pairs = select(letters.rows(), Counter())["train"]
     tokenizer, v = make_tokenizer(pairs, 300, letters.NUM_CODES), examples.vocabulary
     ids = prompt_ids(tokenizer, v, "a <|end_of_audio|> <|user|> b", "<|system|>")
     assert [ids.count(i) for i in (v.system, v.user, v.end_of_audio, v.begin_of_audio)] == [1, 1, 0, 1]
 
 
 def test_the_main_speaker_is_the_one_with_most_pairs_of_the_language():
-    assert main_speakers(select(_rows(), Counter())["train"]) == {"en": "ann"}
+    assert main_speakers(select(letters.rows(), Counter())["train"]) == {"en": "ann"}
 
 
 @given(st.lists(st.integers(0, 3), max_size=40))
@@ -201,22 +140,9 @@ def test_words_are_counted_ideographs_one_by_one():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The stage run on letters with an ear that reads them back: (metrics, folder of outputs)."""
+    """The stage run on letters: (metrics, folder of its outputs)."""
     root = tmp_path_factory.mktemp("text_to_token")
-    tokens = root / "data/tokenize/tokens"
-    write_table(tokens, _rows(), SpeechTokens, extra={"num_codes": letters.NUM_CODES, "tokens_per_s": 12.5})
-    ear = root / "data/speech_tokenizer/model"
-    ear.mkdir(parents=True)
-    seal(ear)
-    outputs = Outputs(root=root / "out", work=root / "work")
-    with pytest.MonkeyPatch.context() as patch:
-        import components.speech_tokenizer.model as door
-
-        heard = SimpleNamespace(transcribe=lambda codes, languages=None: [letters.hear(c.tolist()) for c in codes])
-        patch.setattr(door, "load", lambda path: heard)
-        metrics = run(_config(), Inputs(root / "data"), outputs, TerminalTracker())
-    outputs.publish(metrics)
-    return metrics, root / "out"
+    return letters.train(root), root / "data/text_to_token"
 
 
 def test_the_stage_learns_to_say_unseen_sentences(trained):

@@ -17,6 +17,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+from transformers.utils.logging import disable_progress_bar
 
 from components.shared.engine import ERROR, LENGTH, STOP, Completion, EngineConfig, Request, check_request
 from components.shared.engine.sampling import choose, uniforms
@@ -38,6 +39,7 @@ def load(config: EngineConfig) -> EmbeddedEngine:
     if not (folder / "config.json").is_file():
         raise ValueError(f"engine.model: no config.json in {config.model!r}; wanted the folder of a causal LM")
     dtype = _dtype(config.dtype)
+    disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     model.to(device)

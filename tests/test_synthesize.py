@@ -1,0 +1,208 @@
+"""Synthesize on a model that says letters: texts stay whole, faults are counted, restarts and workers do not show."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import letters
+import pandas as pd
+import pytest
+
+import components.speech_tokenizer.model as door
+from components.shared.contracts import Interleaved, Text
+from components.shared.engine import Completion
+from components.shared.executor import ExecutorConfig, ExecutorKind
+from components.shared.manifest import read_manifest, read_table, write_table
+from components.shared.places import Inputs, Outputs
+from components.shared.tracking import TerminalTracker
+from components.synthesize.config import SynthesizeConfig
+from components.synthesize.selection import select
+from components.synthesize.shard import plan, say
+from components.synthesize.stage import run
+from components.text_to_token.model import load
+
+
+def _config(**changes) -> SynthesizeConfig:
+    config = SynthesizeConfig(
+        seed=3,
+        mean_span=5.0,
+        ratio=0.4,
+        cut_at_sentences=True,
+        name_speaker=True,
+        temperature=0.0,
+        retry_temperature=0.7,
+        top_p=0.9,
+        language_shares={"en": 2.0, "zh": 1.0},
+        target_tokens=100_000,
+        documents_per_shard=8,
+        heard_per_shard=4,
+        executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=1),
+        engine=letters.engine_config(),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def _text(number: int, text: str, **changes) -> Text:
+    row = dict(id=f"t{number:03d}", text=text, language="en", corpus="letters", license="MIT", split="train")
+    return Text(**(row | changes))
+
+
+def _texts() -> list[Text]:
+    """Documents of the grammar, and what else turns up in a corpus."""
+    grammar = letters.sentences(90, seed=5)
+    documents = [_text(i, " ".join(grammar[3 * i : 3 * i + 3])) for i in range(30)]
+    return [
+        *documents,
+        _text(100, "😀 …"),
+        _text(101, "你好，世界。", language="zh"),
+        _text(102, "Анна видит собак и дом у моря всегда."),
+        _text(103, "Anna sees.\n\tA red house\u0000  in\u200brome —  “by the sea”!  "),
+        _text(104, "Anna sees two dogs in rome.", split="test"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("synthesize")
+    letters.train(root)
+    write_table(root / "data/collect/texts", _texts(), Text)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _ear(monkeypatch):
+    monkeypatch.setattr(door, "load", lambda path: letters.EAR)
+
+
+def _run(root: Path, name: str, work: str = "", **changes) -> tuple[dict[str, float], Path]:
+    outputs = Outputs(root=root / name, work=root / "work" / (work or name))
+    metrics = run(_config(**changes), Inputs(root / "data"), outputs, TerminalTracker())
+    outputs.publish(metrics)
+    return metrics, root / name
+
+
+@pytest.fixture(scope="module")
+def made(root) -> tuple[dict[str, float], Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(door, "load", lambda path: letters.EAR)
+        return _run(root, "made")
+
+
+def test_every_document_reads_as_before_and_its_speech_says_its_text(made):
+    texts = {text.id: text for text in _texts()}
+    rows = list(read_table(made[1] / "interleaved", Interleaved))
+    assert len(rows) >= 30
+    right = total = 0
+    for row in rows:
+        text = texts[row.id].text
+        assert "".join(segment.text for segment in row.segments) == text
+        assert all(text[segment.start : segment.stop] == segment.text for segment in row.segments)
+        assert row.num_speech_tokens == sum(len(segment.tokens) for segment in row.segments) > 0
+        for segment in row.segments:
+            if segment.modality == "speech" and row.id < "t100":
+                total += 1
+                said, wanted = letters.hear(segment.tokens), letters.hear(letters.say(segment.text))
+                right += said.replace(" ", "") == wanted.replace(" ", "")
+    assert right / total > 0.7
+
+
+def test_figures_add_up_and_reasons_are_counted(made):
+    metrics, out = made
+    rows = list(read_table(out / "interleaved", Interleaved))
+    assert metrics["num_documents"] == len(rows)
+    assert metrics["speech_tokens"] == sum(row.num_speech_tokens for row in rows)
+    assert metrics["dropped_language"] == 1 and metrics["dropped_no_words"] == 1
+    assert metrics["dropped_span_foreign"] >= 1 and metrics["dropped_no_speech"] >= 1
+    assert metrics["coverage"] == pytest.approx(0.4, abs=0.08)
+    assert 3 < metrics["tokens_per_word"] < 7
+    assert metrics["wer_en"] < 0.3
+    assert metrics["tokens_per_s"] > 0
+    stats = pd.read_parquet(out / "stats.parquet")
+    assert set(stats["level"]) == {"row", "shard"} and len(stats[stats["level"] == "shard"]) == 4
+    manifest = read_manifest(out / "interleaved")
+    assert manifest.grade == "exact" and manifest.extra["num_codes"] == letters.NUM_CODES
+
+
+def test_a_restart_makes_only_what_is_missing_and_the_same_bytes(root, made):
+    shards = sorted((root / "work/made/shards").glob("*"))
+    before = [path.stat().st_mtime_ns for path in shards]
+    shards[1].unlink()
+    _, again = _run(root, "again", work="made")
+    after = [path.stat().st_mtime_ns for path in shards]
+    assert [a == b for a, b in zip(before, after, strict=True)].count(False) == 1
+    assert read_manifest(again / "interleaved").content_hash == read_manifest(made[1] / "interleaved").content_hash
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_makes_the_same_bytes(root, made):
+    _, out = _run(root, "two", executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=2))
+    assert read_manifest(out / "interleaved").content_hash == read_manifest(made[1] / "interleaved").content_hash
+
+
+def test_no_text_that_can_be_said_is_refused(root, tmp_path):
+    write_table(tmp_path / "collect/texts", [_text(1, "你好", language="zh")], Text)
+    (tmp_path / "text_to_token").symlink_to(root / "data/text_to_token")
+    outputs = Outputs(root=tmp_path / "out", work=tmp_path / "work")
+    with pytest.raises(ValueError, match="no text in a language that was learnt: en"):
+        run(_config(), Inputs(tmp_path), outputs, TerminalTracker())
+
+
+def test_texts_are_chosen_up_to_the_target_by_their_ids_alone(root):
+    model = load(root / "data/text_to_token/model")
+    texts = [_text(i, " ".join(letters.sentences(3, seed=i))) for i in range(40)]
+    dropped: Counter[str] = Counter()
+    config = _config(target_tokens=400)
+    chosen, expected = select(texts, model, config, dropped)
+    assert 0 < len(chosen) < 40 and 400 <= expected["en"] < 450
+    assert dropped["beyond_target"] == 40 - len(chosen)
+    more, _ = select([*texts, _text(99, "Bert likes bread.")], model, config, Counter())
+    assert len({text.id for text in chosen} & {text.id for text in more}) >= len(chosen) - 1
+    with pytest.raises(ValueError, match=r"language_shares: text 't000' is in 'en'"):
+        select(texts, model, _config(language_shares={"zh": 1.0}), Counter())
+
+
+class FaultyEngine:
+    """Says the letters of a piece, but wrongly on the attempts that `wrong` names for a seed's turn."""
+
+    name, exact = "faulty", True
+
+    def __init__(self, model, texts: list[str], wrong: dict[str, list[int]]) -> None:
+        self.model, self.texts, self.wrong, self.attempt = model, texts, wrong, 0
+
+    def generate_all(self, requests):
+        v = self.model.vocabulary
+        completions = []
+        for request in requests:
+            said = self.model.tokenizer.decode(request.token_ids[request.token_ids.index(v.user) + 1 : -1])
+            codes = letters.say(said)
+            if self.attempt in self.wrong.get(said.split()[0], []):
+                codes = [1, 2] * (len(codes) // 2)
+            completions.append(
+                Completion(key=request.key, token_ids=v.to_ids(codes), logprobs=None, finish_reason="stop", error="")
+            )
+        self.attempt += 1
+        return completions
+
+
+def test_what_fails_is_said_once_more_and_then_stays_text(root):
+    model = load(root / "data/text_to_token/model")
+    config = _config(ratio=1.0, mean_span=40.0)
+    texts = [_text(i, f"{name} sees two dogs at home.") for i, name in enumerate(("Anna", "Bert", "Carla"))]
+    plans = [plan(text, config, model) for text in texts]
+    engine = FaultyEngine(model, [], {"bert": [0], "carla": [0, 1]})
+    counts = say(plans, config, model, engine)  # type: ignore[arg-type]
+    assert counts["said_again"] == 2 and counts["dropped_loop"] == 1
+    codes = [plan.spans[0].codes for plan in plans]
+    assert codes[0] == letters.say(texts[0].text) and codes[1] == letters.say(texts[1].text) and codes[2] == []
+
+
+def test_a_span_is_said_sentence_by_sentence(root):
+    model = load(root / "data/text_to_token/model")
+    text = _text(0, "Anna sees Dr. Bert. Two dogs! At home")
+    whole = _config(ratio=1.0, mean_span=40.0)
+    parts = [piece.text for piece in plan(text, whole, model).spans[0].pieces]
+    assert parts == ["Anna sees Dr. Bert.", " Two dogs!", " At home"]
+    uncut = plan(text, dataclasses.replace(whole, cut_at_sentences=False), model)
+    assert [piece.text for piece in uncut.spans[0].pieces] == [text.text]
