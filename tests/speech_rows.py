@@ -12,8 +12,8 @@ from components.shared.manifest import write_table
 from components.shared.places import Inputs, Outputs
 
 NUM_CODES = 32
-NAMES = "Anna Peter Susan David Julia Thomas Emily Robert".split()
-PETS = "dog cat rabbit parrot".split()
+NAMES = ["Anna", "Peter", "Susan", "David", "Julia", "Thomas", "Emily", "Robert"]
+PETS = ["dog", "cat", "rabbit", "parrot"]
 
 
 def say(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""pretrain: the loss is right, pieces do not see each other, a base model grows unharmed, a killed run goes on exactly."""
+"""pretrain: the loss is right, pieces are blind to each other, a base grows unharmed, a killed run goes on exactly."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from components.shared.lm_config import LmShapeConfig, OptimizerConfig
 from components.shared.packing import Piece, collate, pack
 from components.shared.places import Inputs
 from components.shared.speech_lm import grown_model, packed_loss, random_model
-from components.shared.tokens import add_speech, train_bpe
-from components.shared.tokens import Vocabulary
+from components.shared.tokens import Vocabulary, add_speech, train_bpe
 from components.shared.tracking import TerminalTracker
 from components.shared.training_config import TrainerConfig
 from tests.speech_rows import NUM_CODES, places, write_world
