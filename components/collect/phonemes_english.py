@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from components.collect.phonemes_numbers import spell_numbers
 from components.shared.assets import fetch
+from components.shared.numbers_english import spell_numbers
 
 PUNCTUATION = ';:,.!?—…"()“”'
 """Marks that the voices know; they shape pauses and melody."""
@@ -244,9 +244,7 @@ def _by_ending(word: str) -> str | None:
     if word.endswith("'s") or word.endswith("s'"):
         stem = _plain(word[:-2] if word.endswith("'s") else word[:-1])
         return None if stem is None else (_add_s(stem) if word.endswith("'s") else stem)
-    rules = (("ies", "y", _add_s), ("es", "", _add_s), ("s", "", _add_s), ("ied", "y", _add_ed), ("ed", "e", _add_ed))
-    rules += (("ed", "", _add_ed), ("ing", "", _add_ing), ("ing", "e", _add_ing), ("ly", "", _add_ly))
-    for ending, back, add in rules:
+    for ending, back, add in ENDINGS:
         if word.endswith(ending) and len(word) > len(ending) + 2:
             cut = word[: -len(ending)]
             doubled = cut[:-1] if not back and len(cut) > 3 and cut[-1] == cut[-2] else None
@@ -278,6 +276,20 @@ def _add_ing(stem: str) -> str:
 
 def _add_ly(stem: str) -> str:
     return stem + "li"
+
+
+ENDINGS = (
+    ("ies", "y", _add_s),
+    ("es", "", _add_s),
+    ("s", "", _add_s),
+    ("ied", "y", _add_ed),
+    ("ed", "e", _add_ed),
+    ("ed", "", _add_ed),
+    ("ing", "", _add_ing),
+    ("ing", "e", _add_ing),
+    ("ly", "", _add_ly),
+)
+"""Ending, what stands in its place in the stem, and how the ending sounds."""
 
 
 def _read_letters(word: str) -> str:

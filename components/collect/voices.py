@@ -3,12 +3,14 @@
 Names are `engine:speaker`, with options behind plus signs:
   hibari:heart                        neural, one American woman
   hibari:heart+pitch=0.6+formant=0.85 the same network with a lower voice and a longer vocal tract: another speaker
+  kokoro:jf_alpha                     neural, English and Mandarin; kokoro:jf_alpha+jm_kumo is between the two
   espeak:en-us+f3                     formant synthesis, a variant of espeak-ng; +pace=0.9, +pitch=1.2 as well
 All voices are deterministic functions of (text, language, seed); the seed moves the pace by a few percent.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +18,8 @@ import numpy as np
 
 PACE_SPREAD = 0.08
 """Largest change of pace that a seed makes, as a share."""
+SENTENCE_END = re.compile(r"(?<=[.!?…])[\s\"”)]+")
+PAUSE = re.compile(r"(?<=[,;:—])\s+")
 
 
 class Voice(Protocol):
@@ -82,7 +86,11 @@ def make_voice(name: str) -> Voice:
         from components.collect.voices_espeak import EspeakVoice
 
         return EspeakVoice(parsed)
-    raise ValueError(f"voice {name!r}: got engine {parsed.engine!r}, wanted hibari or espeak")
+    if parsed.engine == "kokoro":
+        from components.collect.voices_kokoro import KokoroVoice
+
+        return KokoroVoice(parsed)
+    raise ValueError(f"voice {name!r}: got engine {parsed.engine!r}, wanted hibari, kokoro or espeak")
 
 
 def pace_of(seed: int, pace: float) -> float:
@@ -100,3 +108,18 @@ def within_range(wave: np.ndarray) -> np.ndarray:
     """wave: (samples,) -> the same in float32, made softer when it leaves -1..1."""
     peak = float(np.max(np.abs(wave), initial=0.0))
     return (wave / max(1.0, peak / 0.99)).astype(np.float32)
+
+
+def split(phonemes: str, longest: int) -> list[str]:
+    """Phonemes of a text cut into sentences of at most `longest` symbols, at pauses where it can be."""
+    pieces: list[str] = []
+    for sentence in SENTENCE_END.split(phonemes):
+        current = ""
+        for clause in PAUSE.split(sentence):
+            if current and len(current) + 1 + len(clause) > longest:
+                pieces.append(current)
+                current = clause
+            else:
+                current = f"{current} {clause}".strip()
+        pieces += [current[at : at + longest] for at in range(0, len(current), longest)]
+    return [piece for piece in pieces if piece.strip()]

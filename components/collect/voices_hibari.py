@@ -15,12 +15,11 @@ Source  inputs, outputs and the formula of the network in hibari-tts 0.2.1 (Apac
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 
 from components.collect.phonemes_english import to_phonemes
-from components.collect.voices import VoiceName, check_language, pace_of, within_range
+from components.collect.voices import VoiceName, check_language, pace_of, split, within_range
 from components.collect.voices_onnx import open_session
 from components.shared.assets import PIECES, fetch
 
@@ -35,8 +34,6 @@ MAX_HARMONIC_HZ = 11_000.0
 MAX_LOG_GAIN = 7.0
 MAX_PHONEMES = 400
 """Longer sentences are cut at a pause."""
-SENTENCE_END = re.compile(r"(?<=[.!?…])[\s\"”)]+")
-PAUSE = re.compile(r"(?<=[,;:—])\s+")
 
 
 class HibariVoice:
@@ -61,28 +58,13 @@ class HibariVoice:
         rng = np.random.default_rng([seed, 0])
         pace = np.asarray([pace_of(seed, self.pace)], np.float32)
         waves = []
-        for phonemes in split(to_phonemes(text)):
+        for phonemes in split(to_phonemes(text), MAX_PHONEMES):
             ids = [0, *(self.symbols[char] for char in phonemes if char in self.symbols), 0]
             spectrum = self.session.run(None, {"ids": np.asarray([ids], np.int64), "speed": pace})
             waves.append(reconstruct(*(part[0] for part in spectrum), rng=rng, pitch=self.pitch, formant=self.formant))
         if not waves:
             raise ValueError(f"voice {self.name}: nothing to say in {text[:60]!r}")
         return within_range(np.concatenate(waves))
-
-
-def split(phonemes: str, longest: int = MAX_PHONEMES) -> list[str]:
-    """Phonemes of a text cut into sentences of at most `longest` symbols, at pauses where it can be."""
-    pieces: list[str] = []
-    for sentence in SENTENCE_END.split(phonemes):
-        current = ""
-        for clause in PAUSE.split(sentence):
-            if current and len(current) + 1 + len(clause) > longest:
-                pieces.append(current)
-                current = clause
-            else:
-                current = f"{current} {clause}".strip()
-        pieces += [current[at : at + longest] for at in range(0, len(current), longest)]
-    return [piece for piece in pieces if piece.strip()]
 
 
 def reconstruct(
