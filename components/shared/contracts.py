@@ -288,8 +288,13 @@ def to_table(rows: list[Any], row_type: type) -> pa.Table:
     """
     for row in rows:
         check_row(row)
+    schema = Schema.of(row_type)
     try:
-        return pa.Table.from_pylist([asdict(row) for row in rows], schema=Schema.of(row_type))
+        table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+        empty = [field.name for field in schema if not field.nullable and table[field.name].null_count]
+        if empty:
+            raise TypeError(f"no value in {empty[0]}, which every row must have")
+        return table
     except (pa.ArrowException, TypeError, OverflowError) as error:
         raise ValueError(f"{row_type.__name__}: {error}; wanted {Schema.of(row_type).names}") from error
 

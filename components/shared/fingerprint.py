@@ -35,6 +35,10 @@ LEFT_OUT = {
 }
 
 
+_WITHOUT_MEANING = (ast.Load, ast.Store, ast.Del)
+"""Whether a name is read or written follows from where it stands."""
+
+
 def rooms() -> list[str]:
     """Names of all stages: the folders of components/ that hold a stage.py or at least a config.py."""
     return sorted(path.parent.name for path in CODE.glob("*/config.py"))
@@ -103,7 +107,7 @@ def _imports(path: Path) -> frozenset[str]:
     """Every components module that a file may import, with the packages above it."""
     package = _name(path) if path.name == "__init__.py" else _name(path).rpartition(".")[0]
     found: set[str] = set()
-    for node in _walk(_tree(path)):
+    for node in _import_statements(_tree(path)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -120,13 +124,17 @@ def _imports(path: Path) -> frozenset[str]:
     return frozenset(inside)
 
 
-def _walk(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes except what stands under `if TYPE_CHECKING`, which never runs."""
-    for node in ast.iter_child_nodes(tree):
+def _import_statements(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """All import statements except those under `if TYPE_CHECKING`, which never run."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             continue
-        yield node
-        yield from _walk(node)
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif isinstance(node, (ast.stmt, ast.mod, ast.excepthandler, ast.match_case)):
+            waiting.extend(ast.iter_child_nodes(node))
 
 
 @cache
@@ -139,30 +147,29 @@ def _tree(path: Path) -> ast.Module:
 
 @cache
 def _tree_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    for piece in _pieces(_tree(path)):
-        digest.update(piece.encode())
-    return digest.hexdigest()
+    pieces: list[str] = []
+    _spell(_tree(path), pieces)
+    return hashlib.sha256(" ".join(pieces).encode()).hexdigest()
 
 
-def _pieces(value: object) -> Iterator[str]:
-    """A syntax tree as text without positions, docstrings and empty fields, so that Python 3.11 and 3.12 agree."""
+def _spell(value: object, pieces: list[str]) -> None:
+    """Append a syntax tree as text, without positions, lone strings and empty fields: Python 3.11 and 3.12 agree."""
     if isinstance(value, ast.AST):
-        yield f"({type(value).__name__}"
+        pieces.append(f"({type(value).__name__}")
         for field in value._fields:
             inner = getattr(value, field, None)
-            if inner is not None and inner != [] and field != "type_ignores":
-                yield f" {field}="
-                yield from _pieces(inner)
-        yield ")"
+            if inner is not None and inner != [] and type(inner) not in _WITHOUT_MEANING:
+                pieces.append(field)
+                _spell(inner, pieces)
+        pieces.append(")")
     elif isinstance(value, list):
-        yield "["
+        pieces.append("[")
         for inner in value:
             if not _is_docstring(inner):
-                yield from _pieces(inner)
-        yield "]"
+                _spell(inner, pieces)
+        pieces.append("]")
     else:
-        yield repr(value)
+        pieces.append(repr(value))
 
 
 def _is_docstring(node: object) -> bool:
