@@ -1,4 +1,4 @@
-"""pretrain: the loss is right, pieces are blind to each other, a base grows unharmed, a killed run goes on exactly."""
+"""pretrain: the loss is right, pieces are blind to each other, a base grows unharmed, a kill costs nothing."""
 
 from __future__ import annotations
 
