@@ -8,10 +8,11 @@ Writes  data/evaluate/<model>/scores/    one contracts.ItemScore an item and mod
         utterances), _chance or _reference (the baseline on the same items), _difference with its own interval, _items
 Method  transcription.py: WER and CER of the speech tokenizer beside the Whisper it started from
         generation.py: what the tokens of the text-to-token model say
-        stories.py, questions.py: endings and answers ranked by likelihood in S->S, S->T and T->T; chance is the best
-        baseline that sees no story or no question
-        replies.py: spoken questions answered by the chat model, in text and in speech
+        language_modelling.py: endings and answers ranked by likelihood in S->S, S->T and T->T; chance is the best
+        baseline that sees no story or no question (likelihood.py)
+        chat.py: spoken questions answered by the chat model, in text and in speech
         resynthesis.py: decoded speech, heard by an independent recogniser
+        intervals.py, figures.py: 95% bootstrap intervals over facts, and over utterances for error rates
 Source  Zeng et al. 2024, evaluation; spoken StoryCloze: Hassid et al. 2023 (TWIST)
 
 The item (--item) is one of speech_tokenizer, text_to_token, pretrain, sft, speech_decoder.
