@@ -1,0 +1,235 @@
+"""However a stage ends, it says so in one line, in an exit code and in status.json, and leaves nothing half written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.entry import QualityError, StageError, classify, main, run_stage
+from components.shared.manifest import read_json, seal
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("no_sender")
+
+
+def published(checkout: Path) -> list[str]:
+    return sorted(path.name for path in (checkout / "data" / "tokenize").glob("*"))
+
+
+def write_tokens(config: Any, inputs: Any, outputs: Any, tracker: Any) -> dict[str, float]:
+    """A stage in miniature: a folder, statistics, a curve."""
+    (outputs.folder("tokens") / "a.txt").write_text("tokens")
+    seal(outputs.partial / "tokens")
+    outputs.write_stats(shards=[{"hours": 1.0}], rows=[])
+    for step in range(3):
+        tracker.log_metrics({"loss": 1.0 / (step + 1)}, step)
+    return {"hours": 1.0}
+
+
+def failing(error: BaseException) -> Callable[..., dict[str, float]]:
+    def run(config: Any, inputs: Any, outputs: Any, tracker: Any) -> dict[str, float]:
+        write_tokens(config, inputs, outputs, tracker)
+        raise error
+
+    return run
+
+
+def test_a_published_run_writes_its_folder_figures_and_curves(checkout: Path, stage_that: Any) -> None:
+    main(stage_that(write_tokens), ["--publish"])
+    assert published(checkout) == ["curves.json", "metrics.json", "stats.parquet", "tokens"]
+    assert read_json(checkout / "data" / "tokenize" / "curves.json") == {"loss": [[0, 1.0], [1, 0.5], [2, 1 / 3]]}
+    assert read_json(checkout / "data" / "tokenize" / "metrics.json") == {"hours": 1.0}
+    assert read_json(checkout / ".work" / "tokenize" / "status.json")["kind"] == "done"
+
+
+def test_without_publish_nothing_is_written_to_data(checkout: Path, stage_that: Any) -> None:
+    main(stage_that(write_tokens), [])
+    assert not (checkout / "data" / "tokenize").exists()
+    (run,) = (checkout / "runs" / "tokenize").iterdir()
+    assert (run / "tokens" / "manifest.json").is_file()
+
+
+def test_two_runs_of_the_same_input_leave_the_same_bytes(checkout: Path, stage_that: Any) -> None:
+    contents = []
+    for _ in range(2):
+        main(stage_that(write_tokens), ["--publish"])
+        files = sorted(path for path in (checkout / "data" / "tokenize").rglob("*") if path.is_file())
+        contents.append([(path.name, path.read_bytes()) for path in files])
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (ValueError("utterance u17: 41.2 s\nexceeds collect.max_duration_s=30"), "user", 2),
+        (QualityError("rule row.tokens is broken by 3 of 10 records"), "quality", 2),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "data/x"), "user", 2),
+        (ConnectionResetError("server went away"), "transient", 75),
+        (TimeoutError("no answer in 5 s"), "transient", 75),
+        (BrokenProcessPool("a worker was killed"), "transient", 75),
+        (KeyboardInterrupt(), "transient", 75),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "transient", 75),
+        (StageError("quality", "rank 1: broken"), "quality", 2),
+        (KeyError("speaker"), "bug", 1),
+    ],
+)
+def test_each_kind_of_failure_has_its_line_code_and_status(
+    checkout: Path,
+    stage_that: Any,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    kind: str,
+    code: int,
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(stage_that(failing(error)), ["--publish"])
+    assert ended.value.code == code
+    status = read_json(checkout / ".work" / "tokenize" / "status.json")
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (status["kind"], status["line"]) == (kind, last)
+    assert last.startswith("tokenize: ") and "\n" not in last
+    assert [name for name in published(checkout) if name not in ("stats.parquet",)] == []
+
+
+def test_a_failure_keeps_what_was_published_before(checkout: Path, stage_that: Any) -> None:
+    main(stage_that(write_tokens), ["--publish"])
+    with pytest.raises(SystemExit):
+        main(stage_that(failing(RuntimeError("bug"))), ["--publish"])
+    assert (checkout / "data" / "tokenize" / "tokens" / "a.txt").read_text() == "tokens"
+
+
+def test_a_metric_that_is_no_number_is_a_quality_failure(checkout: Path, stage_that: Any) -> None:
+    def run(*arguments: Any) -> dict[str, float]:
+        return {**write_tokens(*arguments), "loss": float("nan")}
+
+    with pytest.raises(QualityError, match="metric loss: got nan, wanted a finite number"):
+        run_stage(stage_that(run), [], root=checkout, publish=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("tokenize.seeed=3", "seeed"),
+        ("tokenize.seed=three", "tokenize.seed"),
+        ("scale=huge", "scale: got 'huge', wanted one of h100, h800, smoke, tiny"),
+    ],
+)
+def test_a_mistaken_setting_is_one_line_and_exit_code_2(
+    checkout: Path, capsys: pytest.CaptureFixture[str], override: str, words: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main("tokenize", [override])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error and len(error.splitlines()) == 1
+
+
+def test_classify_names_file_and_remedy_when_the_disk_is_full() -> None:
+    kind, line = classify(OSError(errno.ENOSPC, "No space left on device", "data/mix/shards"))
+    assert (kind, line) == (
+        "user",
+        "No space left on device: data/mix/shards; free some space or rights and run again",
+    )
+
+
+RUN_FOR_EVER = """
+import sys, time, types
+import components.shared.delivery as delivery
+delivery.ensure_sender = lambda spool: None
+module = types.ModuleType("components.tokenize.stage")
+def run(config, inputs, outputs, tracker):
+    outputs.folder("tokens").joinpath("half").write_text("half")
+    print("running", flush=True)
+    time.sleep(60)
+module.run = run
+sys.modules["components.tokenize.stage"] = module
+from components.entry import main
+main("tokenize", ["--publish"])
+"""
+
+
+def start_endless(checkout: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", RUN_FOR_EVER]
+    process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "running" not in process.stdout.readline():
+        assert process.poll() is None
+    return process
+
+
+def test_a_terminated_stage_is_transient_and_leaves_no_half_folder(checkout: Path) -> None:
+    process = start_endless(checkout)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 75
+    assert read_json(checkout / ".work" / "tokenize" / "status.json")["kind"] == "transient"
+    assert published(checkout) == []
+
+
+def test_kill_minus_nine_and_the_same_command_again(checkout: Path, stage_that: Any) -> None:
+    process = start_endless(checkout)
+    process.kill()
+    process.wait()
+    assert read_json(checkout / ".work" / "tokenize" / "status.json")["kind"] == "running"
+    assert published(checkout) == [f".partial-{process.pid}"]
+    main(stage_that(write_tokens), ["--publish"])
+    assert published(checkout) == ["curves.json", "metrics.json", "stats.parquet", "tokens"]
+
+
+def test_checkpoints_count_only_for_the_same_settings_and_inputs(checkout: Path, stage_that: Any) -> None:
+    source = checkout / "data" / "collect" / "utterances"
+    source.mkdir(parents=True)
+    seal(source)
+    resumed: list[bool] = []
+
+    def train(config: Any, inputs: Any, outputs: Any, tracker: Any) -> dict[str, float]:
+        inputs.folder("collect", "utterances")
+        checkpoints = outputs.work / "checkpoints"
+        resumed.append(checkpoints.is_dir())
+        checkpoints.mkdir(exist_ok=True)
+        tracker.log_metrics({"loss": 1.0}, len(resumed))
+        raise ConnectionError("preempted")
+
+    def attempt(*overrides: str) -> None:
+        with pytest.raises(ConnectionError):
+            run_stage(stage_that(train), list(overrides), root=checkout, publish=True)
+
+    attempt()
+    attempt()
+    (source / "more").write_text("x")
+    seal(source)
+    attempt()
+    attempt("tokenize.seed=99")
+    attempt("tokenize.seed=99")
+    assert resumed == [False, True, False, False, True]
+    run_stage(stage_that(write_tokens), ["tokenize.seed=99"], root=checkout, publish=True)
+    assert not (checkout / ".work" / "tokenize" / "checkpoints").exists()
+
+
+def test_a_resumed_run_has_the_whole_curve(checkout: Path, stage_that: Any) -> None:
+    def first_half(config: Any, inputs: Any, outputs: Any, tracker: Any) -> dict[str, float]:
+        (outputs.work / "checkpoints").mkdir()
+        for step in (1, 2, 3):
+            tracker.log_metrics({"loss": float(step)}, step)
+        raise ConnectionError("preempted")
+
+    def second_half(config: Any, inputs: Any, outputs: Any, tracker: Any) -> dict[str, float]:
+        for step in (3, 4):
+            tracker.log_metrics({"loss": 10.0 * step, "system/memory": time.time()}, step)
+        return {}
+
+    with pytest.raises(ConnectionError):
+        run_stage(stage_that(first_half), [], root=checkout, publish=True)
+    run_stage(stage_that(second_half), [], root=checkout, publish=True)
+    curves = read_json(checkout / "data" / "tokenize" / "curves.json")
+    assert curves == {"loss": [[1, 1.0], [2, 2.0], [3, 30.0], [4, 40.0]]}
