@@ -59,6 +59,7 @@ def test_what_a_killed_run_left_is_cleared_and_that_of_a_living_one_is_not(tmp_p
 def test_statistics_hold_shards_and_rows(tmp_path: Path) -> None:
     outputs = Outputs(root=tmp_path, work=tmp_path)
     outputs.write_stats(shards=[{"hours": 2.0}], rows=[{"duration_s": 1.0}, {"duration_s": 3.0}])
+    outputs.publish({})
     table = pd.read_parquet(tmp_path / "stats.parquet")
     assert table["level"].value_counts().to_dict() == {"row": 2, "shard": 1}
     assert table[table["level"] == "row"]["duration_s"].tolist() == [1.0, 3.0]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from components.shared.manifest import atomic, read_manifest, remove, replace, write_json
+from components.shared.manifest import read_manifest, remove, replace, write_json
 
 STATS_ROW, STATS_SHARD = "row", "shard"
-PARTIAL = ".partial-"
+STATS, PARTIAL = "stats.parquet", ".partial-"
 
 
 def main_checkout(root: Path) -> Path:
@@ -85,11 +85,13 @@ class Outputs:
     def write_stats(self, shards: list[dict[str, float]], rows: list[dict[str, float]]) -> None:
         """What the stage's check looks at: numeric columns, one record a shard and one for each of a sample of rows."""
         frames = [pd.DataFrame(shards).assign(level=STATS_SHARD), pd.DataFrame(rows).assign(level=STATS_ROW)]
-        with atomic(self.root / "stats.parquet") as temporary:
-            pd.concat([frame for frame in frames if len(frame)]).to_parquet(temporary, index=False)
+        self.partial.mkdir(parents=True, exist_ok=True)
+        pd.concat([frame for frame in frames if len(frame)]).to_parquet(self.partial / STATS, index=False)
+        if STATS not in self.made:
+            self.made.append(STATS)
 
     def publish(self, metrics: dict[str, float]) -> None:
-        """Rename the finished folders into place and write metrics.json beside them."""
+        """Rename the finished folders and statistics into place and write metrics.json beside them."""
         for name in self.made:
             target = self.root / name
             target.parent.mkdir(parents=True, exist_ok=True)
