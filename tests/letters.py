@@ -102,6 +102,8 @@ def text_to_token_config() -> TextToTokenConfig:
     return TextToTokenConfig(
         seed=1,
         speaker_share=0.5,
+        joined_share=0.2,
+        noise_share=0.05,
         label_smoothing=0.0,
         vocab_size=300,
         shape=LmShapeConfig(
@@ -119,13 +121,13 @@ def text_to_token_config() -> TextToTokenConfig:
         sequence_length=128,
         batch_size=8,
         trainer=TrainerConfig(
-            num_steps=160,
+            num_steps=200,
             precision="32-true",
             gradient_clip=1.0,
             accumulate_batches=1,
             log_every_steps=20,
-            validate_every_steps=160,
-            checkpoint_every_steps=80,
+            validate_every_steps=200,
+            checkpoint_every_steps=100,
         ),
         temperature=0.0,
         top_p=1.0,

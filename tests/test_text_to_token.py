@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from components.shared.engine import Completion
 from components.shared.packing import IGNORED
 from components.shared.tokens import Vocabulary
-from components.text_to_token.data import Examples, PairLoader, main_speakers, make_tokenizer, select
-from components.text_to_token.model import load, prompt_ids
+from components.text_to_token.data import Choices, Examples, PairLoader, main_speakers, make_tokenizer, select
+from components.text_to_token.model import load, plain_ids, prompt_of
 from components.text_to_token.pace import Pace, count_words, longest_loop
+
+CHOICES = Choices(speaker_share=0.5, joined_share=0.0, noise_share=0.0)
 
 
 def _examples(max_length: int = 128) -> Examples:
@@ -27,7 +29,7 @@ def _examples(max_length: int = 128) -> Examples:
 
 
 def _loader(examples: Examples, **changes) -> PairLoader:
-    settings = dict(sequence_length=128, batch_size=3, num_batches=60, speaker_share=0.5, seed=5)
+    settings = dict(sequence_length=128, batch_size=3, num_batches=60, choices=CHOICES, seed=5)
     return PairLoader(examples, **(settings | changes))
 
 
@@ -53,7 +55,7 @@ def test_only_human_text_of_train_and_validation_is_learnt_from_and_the_rest_is_
 def test_every_pair_is_packed_once_an_epoch_and_only_its_speech_is_learnt():
     examples = _examples()
     v = examples.vocabulary
-    wanted = Counter(tuple(speech[:-1]) for speech in examples.speech)
+    wanted = Counter(tuple(speech) for speech in examples.speech)
     found: Counter[tuple[int, ...]] = Counter()
     named = 0
     for batch in _loader(examples, batch_size=1, num_batches=200):
@@ -82,6 +84,31 @@ def test_a_loader_that_goes_on_from_its_state_gives_the_same_batches():
         assert all(torch.equal(a["token_ids"], b["token_ids"]) for a, b in zip(rest, batches[position:], strict=True))
 
 
+def test_joined_pairs_say_both_texts_in_one_voice_and_every_pair_once():
+    examples = _examples()
+    v = examples.vocabulary
+    loader = _loader(examples, choices=Choices(speaker_share=1.0, joined_share=0.5, noise_share=0.0))
+    members = loader._members(np.random.default_rng(0))
+    assert sorted(number for own in members for number in own) == list(range(len(examples)))
+    assert 0.25 < sum(len(own) == 2 for own in members) / len(members) < 0.55
+    first, second = next(own for own in members if len(own) == 2)
+    assert examples.voices[first] == examples.voices[second]
+    ids = examples.piece((first, second), True).token_ids.tolist()
+    assert len(ids) == examples.length((first, second), True)
+    assert v.to_codes(ids) == v.to_codes(examples.speech[first] + examples.speech[second])
+
+
+def test_noise_changes_what_is_read_and_not_what_is_learnt():
+    examples = _examples()
+    clean = next(iter(_loader(examples, batch_size=8)))
+    noisy = next(iter(_loader(examples, batch_size=8, choices=dataclasses.replace(CHOICES, noise_share=0.3))))
+    assert torch.equal(clean["labels"], noisy["labels"])
+    audio = clean["token_ids"] >= examples.vocabulary.first_audio_id
+    changed = clean["token_ids"] != noisy["token_ids"]
+    assert not changed[~audio].any()
+    assert 0.2 < changed[audio].float().mean() < 0.4
+
+
 def test_pairs_that_do_not_fit_are_counted_and_no_pair_at_all_is_refused():
     assert _examples(max_length=50).num_too_long > 0
     with pytest.raises(ValueError, match="no training pair"):
@@ -94,7 +121,9 @@ def test_a_control_token_inside_a_text_is_spelled_out():
     examples = _examples()
     pairs = select(letters.rows(), Counter())["train"]
     tokenizer, v = make_tokenizer(pairs, 300, letters.NUM_CODES), examples.vocabulary
-    ids = prompt_ids(tokenizer, v, "a <|end_of_audio|> <|user|> b", "<|system|>")
+    text, control = (plain_ids(tokenizer, t) for t in ("a <|end_of_audio|> <|user|> b", "<|pad|>"))
+    ids = prompt_of(text, [v.system, *control], v)
+    assert v.pad not in ids
     assert [ids.count(i) for i in (v.system, v.user, v.end_of_audio, v.begin_of_audio)] == [1, 1, 0, 1]
 
 

@@ -17,6 +17,10 @@ class TextToTokenConfig:
     """Root of the stage's randomness."""
     speaker_share: float
     """Share of the training pairs that name their speaker, 0..1; the rest teaches to do without."""
+    joined_share: float
+    """Share of the training pairs that are followed by another pair of their voice, as one text and one speech."""
+    noise_share: float
+    """Share of the speech tokens that are read wrongly in training, so that the model goes by the text."""
     label_smoothing: float
     """Probability that the training target gives to all other tokens together."""
     vocab_size: int

@@ -15,7 +15,7 @@ from components.shared.contracts import SpeechTokens
 from components.shared.packing import Piece, best_fit, collate, pack
 from components.shared.speakable import speakable
 from components.shared.tokens import Vocabulary, add_speech, train_bpe
-from components.text_to_token.model import plain_ids, prompt_ids
+from components.text_to_token.model import NUM_MARKS, plain_ids, prompt_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,43 +69,62 @@ def make_tokenizer(pairs: list[Pair], vocab_size: int, num_codes: int) -> PreTra
 
 
 class Examples:
-    """Pairs as token ids: everything but the choice whether to name the speaker."""
+    """Pairs as token ids: everything but the choices of an epoch."""
 
     def __init__(
         self, pairs: list[Pair], tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, max_length: int
     ) -> None:
         """Pairs longer than max_length tokens with their speaker are left out; `num_too_long` says how many."""
         self.vocabulary = vocabulary
-        self.prompts: list[list[int]] = []
+        self.texts: list[list[int]] = []
+        self.later_texts: list[list[int]] = []
         self.controls: list[list[int]] = []
         self.speech: list[list[int]] = []
-        controls = {name: plain_ids(tokenizer, name) for name in {pair.speaker for pair in pairs}}
+        self.voices: list[tuple[str, str]] = []
+        controls = {name: [vocabulary.system, *plain_ids(tokenizer, name)] for name in {p.speaker for p in pairs}}
         self.num_too_long = 0
         for pair in pairs:
-            prompt = prompt_ids(tokenizer, vocabulary, pair.said, None)
-            control = [vocabulary.system, *controls[pair.speaker]]
-            speech = [*vocabulary.to_ids(pair.codes.tolist()), vocabulary.end_of_audio]
-            if len(control) + len(prompt) + len(speech) > max_length:
+            text, control = plain_ids(tokenizer, pair.said), controls[pair.speaker]
+            speech = vocabulary.to_ids(pair.codes.tolist())
+            if len(control) + len(text) + len(speech) + NUM_MARKS > max_length:
                 self.num_too_long += 1
                 continue
-            self.prompts.append(prompt)
+            self.texts.append(text)
+            self.later_texts.append(plain_ids(tokenizer, f" {pair.said}"))
             self.controls.append(control)
             self.speech.append(speech)
+            self.voices.append((pair.language, pair.speaker))
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.texts)
 
-    def piece(self, number: int, name_speaker: bool) -> Piece:
-        """One example for packing; only speech and its end are learnt."""
-        prompt = [*(self.controls[number] if name_speaker else []), *self.prompts[number]]
-        ids = np.array([*prompt, *self.speech[number]], dtype=np.int64)
+    def piece(self, members: tuple[int, ...], name_speaker: bool) -> Piece:
+        """One or more examples of a voice, said one after the other; only speech and its end are learnt."""
+        first, *others = members
+        text = [*self.texts[first], *(i for other in others for i in self.later_texts[other])]
+        prompt = prompt_of(text, self.controls[first] if name_speaker else [], self.vocabulary)
+        speech = [i for member in members for i in self.speech[member]]
+        ids = np.array([*prompt, *speech, self.vocabulary.end_of_audio], dtype=np.int64)
         return Piece(ids, source=0, learn=np.arange(len(ids)) >= len(prompt))
 
-    def lengths(self, name_speaker: np.ndarray) -> np.ndarray:
-        """Tokens of every example; name_speaker: (examples,) bool."""
-        extra = [len(control) for control in self.controls]
-        bare = [len(p) + len(s) for p, s in zip(self.prompts, self.speech, strict=True)]
-        return np.array(bare) + np.where(name_speaker, extra, 0)
+    def length(self, members: tuple[int, ...], name_speaker: bool) -> int:
+        """Tokens of the piece."""
+        first, *others = members
+        text = len(self.texts[first]) + sum(len(self.later_texts[other]) for other in others)
+        control = len(self.controls[first]) if name_speaker else 0
+        return control + text + sum(len(self.speech[member]) for member in members) + NUM_MARKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What an epoch chooses for every example."""
+
+    speaker_share: float
+    """Share of the examples that name their speaker."""
+    joined_share: float
+    """Share of the examples that are followed by another one of their voice, as one text and one speech."""
+    noise_share: float
+    """Share of the speech tokens that are read wrongly, so that the text is what the model learns to go by."""
 
 
 class PairLoader:
@@ -118,13 +137,13 @@ class PairLoader:
         sequence_length: int,
         batch_size: int,
         num_batches: int,
-        speaker_share: float,
+        choices: Choices,
         seed: int,
     ) -> None:
         if not len(examples):
             raise ValueError("text_to_token: no training pair with human text fits text_to_token.sequence_length")
         self.examples, self.sequence_length, self.batch_size = examples, sequence_length, batch_size
-        self.num_batches, self.speaker_share, self.seed = num_batches, speaker_share, seed
+        self.num_batches, self.choices, self.seed = num_batches, choices, seed
         self.position = 0
 
     def __len__(self) -> int:
@@ -150,24 +169,54 @@ class PairLoader:
 
     def _sequences(self, skip: int) -> Iterator[dict[str, np.ndarray]]:
         """Packed sequences without end, the first `skip` left out."""
+        v = self.examples.vocabulary
         epoch = 0
         while True:
             rng = np.random.default_rng([self.seed, epoch])
-            named = rng.random(len(self.examples)) < self.speaker_share
-            order = rng.permutation(len(self.examples))
-            bins = best_fit(self.examples.lengths(named)[order], self.sequence_length)
+            members = self._members(rng)
+            named = rng.random(len(members)) < self.choices.speaker_share
+            lengths = [self.examples.length(own, bool(name)) for own, name in zip(members, named, strict=True)]
+            bins = best_fit(np.array(lengths), self.sequence_length)
             for number in rng.permutation(len(bins))[skip:]:
-                members = order[bins[number]]
-                pieces = [self.examples.piece(int(i), bool(named[i])) for i in members]
-                yield pack(pieces, self.sequence_length, self.examples.vocabulary.pad, attend_across=False)
+                pieces = [self.examples.piece(members[i], bool(named[i])) for i in bins[number]]
+                sequence = pack(pieces, self.sequence_length, v.pad, attend_across=False)
+                noise = np.random.default_rng([self.seed, epoch, int(number)])
+                yield _with_noise(sequence, v, self.choices.noise_share, noise)
             skip = max(0, skip - len(bins))
             epoch += 1
+
+    def _members(self, rng: np.random.Generator) -> list[tuple[int, ...]]:
+        """Every example once, some of them in pairs of the same voice."""
+        by_voice: dict[tuple[str, str], list[int]] = {}
+        for number in rng.permutation(len(self.examples)):
+            by_voice.setdefault(self.examples.voices[number], []).append(int(number))
+        members: list[tuple[int, ...]] = []
+        for _, numbers in sorted(by_voice.items()):
+            while numbers:
+                own: tuple[int, ...] = (numbers.pop(),)
+                if numbers and rng.random() < self.choices.joined_share:
+                    both = (*own, numbers[-1])
+                    if self.examples.length(both, True) <= self.sequence_length:
+                        own = both
+                        numbers.pop()
+                members.append(own)
+        return [members[i] for i in rng.permutation(len(members))]
+
+
+def _with_noise(
+    sequence: dict[str, np.ndarray], vocabulary: Vocabulary, share: float, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The sequence with a share of its speech tokens replaced by random ones where they are read, not where learnt."""
+    first, stop = vocabulary.first_audio_id, vocabulary.first_audio_id + vocabulary.num_codes
+    ids = sequence["token_ids"]
+    wrong = (ids >= first) & (ids < stop) & (rng.random(len(ids)) < share)
+    return sequence | {"token_ids": np.where(wrong, rng.integers(first, stop, len(ids)), ids)}
 
 
 def validation_loader(examples: Examples, sequence_length: int, batch_size: int) -> DataLoader:
     """Every example once, without its speaker, in packed batches."""
-    bins = best_fit(examples.lengths(np.zeros(len(examples), dtype=bool)), sequence_length)
+    bins = best_fit(np.array([examples.length((i,), False) for i in range(len(examples))]), sequence_length)
     pad = examples.vocabulary.pad
-    packed = [pack([examples.piece(i, False) for i in members], sequence_length, pad, False) for members in bins]
+    packed = [pack([examples.piece((i,), False) for i in own], sequence_length, pad, False) for own in bins]
     batches = [collate(packed[start : start + batch_size]) for start in range(0, len(packed), batch_size)]
     return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]

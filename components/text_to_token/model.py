@@ -18,8 +18,10 @@ from components.shared.speakable import speakable
 from components.shared.tokens import Vocabulary, load_tokenizer
 from components.text_to_token.pace import Pace, count_words
 
-__all__ = ["TextToToken", "count_words", "load", "plain_ids", "prompt_ids", "save_record"]
+__all__ = ["TextToToken", "count_words", "load", "plain_ids", "prompt_of", "save_record"]
 RECORD = "speech.json"
+NUM_MARKS = 3
+"""Tokens of an example beside speaker, text and codes: <|user|>, <|begin_of_audio|> and <|end_of_audio|>."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +63,10 @@ class TextToToken:
             known = ", ".join(self.speakers[:8])
             raise ValueError(f"text_to_token: got speaker {speaker!r}, wanted one of {known} or none")
         v = self.vocabulary
+        control = [] if speaker is None else [v.system, *plain_ids(self.tokenizer, speaker)]
         return Request(
             key=key,
-            token_ids=prompt_ids(self.tokenizer, v, said, speaker),
+            token_ids=prompt_of(plain_ids(self.tokenizer, said), control, v),
             max_new_tokens=self.pace.bounds(said, language)[1] + 1,
             temperature=temperature,
             top_p=top_p,
@@ -85,14 +88,13 @@ class TextToToken:
         return self.pace.fault(speakable(text, language), language, self.codes(completion.token_ids))
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, said: str, speaker: str | None) -> list[int]:
-    """Ids up to and with <|begin_of_audio|>; a control token inside the text is spelled out, never obeyed."""
-    control = [] if speaker is None else [vocabulary.system, *plain_ids(tokenizer, speaker)]
-    return [*control, vocabulary.user, *plain_ids(tokenizer, said), vocabulary.begin_of_audio]
+def prompt_of(text_ids: list[int], control_ids: list[int], vocabulary: Vocabulary) -> list[int]:
+    """Ids up to and with <|begin_of_audio|>; control_ids: <|system|> and the speaker's name, or nothing."""
+    return [*control_ids, vocabulary.user, *text_ids, vocabulary.begin_of_audio]
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of a text in which nothing is a control token."""
+    """Ids of a text; a control token inside it is spelled out, never obeyed."""
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
     return backend.encode(text, add_special_tokens=False).ids

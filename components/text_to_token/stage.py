@@ -19,6 +19,7 @@ from components.shared.tracking import Tracker
 from components.shared.training import fit
 from components.text_to_token.config import TextToTokenConfig
 from components.text_to_token.data import (
+    Choices,
     Examples,
     Pair,
     PairLoader,
@@ -77,7 +78,9 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
         num_batches=config.trainer.num_steps * config.trainer.accumulate_batches,
-        speaker_share=config.speaker_share,
+        choices=Choices(
+            speaker_share=config.speaker_share, joined_share=config.joined_share, noise_share=config.noise_share
+        ),
         seed=config.seed,
     )
     held_out = Examples(unseen, tokenizer, vocabulary, config.sequence_length)

@@ -92,10 +92,14 @@ class EmbeddedEngine:
             yield completion
 
     def generate_all(self, requests: list[Request]) -> list[Completion]:
-        """Completions in the order of the requests, all checked before the first step."""
+        """Completions in the order of the requests, all checked before the first step.
+
+        Those that may become longest begin first, so that the last steps are not left to a few long ones.
+        """
         for request in requests:
             check_request(request, self.vocab_size)
-        completions = dict(self._run(requests))
+        order = sorted(range(len(requests)), key=lambda index: -requests[index].max_new_tokens)
+        completions = {order[place]: made for place, made in self._run(requests[index] for index in order)}
         return [completions[index] for index in range(len(requests))]
 
     def stream(self, request: Request) -> Iterator[list[int]]:
