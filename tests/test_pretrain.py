@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from components.pretrain.model import load
 from components.pretrain.stage import run
 from components.shared.linear_cross_entropy import linear_cross_entropy
 from components.shared.lm_config import LmShapeConfig, OptimizerConfig
+from components.shared.packed_attention import packed as packed_attention
 from components.shared.packing import Piece, collate, pack
 from components.shared.places import Inputs
 from components.shared.speech_lm import grown_model, packed_loss, random_model
@@ -115,13 +117,15 @@ def test_chunked_loss_and_gradients_equal_the_plain_ones() -> None:
     assert not grads[0][2][45:].any()  # rows that pad the matrix learn nothing
 
 
-def test_a_packed_document_has_the_loss_that_it_has_alone() -> None:
+@pytest.mark.parametrize("explicit", [True, False])
+def test_a_packed_document_has_the_loss_that_it_has_alone(explicit: bool) -> None:
     vocabulary = vocabulary_of()
     model = random_model(SHAPE, vocabulary, 64, seed=1)
     rng = np.random.default_rng(0)
     documents = [rng.integers(0, vocabulary.size, n) for n in (7, 12, 5)]
-    packed = collate([pack([Piece(d, 0) for d in documents], 30, vocabulary.pad, False)])
-    _, nll, learnt = packed_loss(model, packed, num_real=vocabulary.size, chunk=4)
+    batch = collate([pack([Piece(d, 0) for d in documents], 30, vocabulary.pad, False)])
+    with packed_attention(model) if explicit else nullcontext():
+        _, nll, learnt = packed_loss(model, batch, num_real=vocabulary.size, chunk=4)
     assert int(learnt.sum()) == len(nll) == 6 + 11 + 4
     alone = []
     for document in documents:

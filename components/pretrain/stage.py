@@ -15,6 +15,7 @@ from components.pretrain.samples import continue_samples
 from components.shared.fingerprint import fingerprint
 from components.shared.lm_module import LanguageModelModule
 from components.shared.manifest import hash_of, read_manifest, remove, seal
+from components.shared.packed_attention import packed
 from components.shared.packed_data import PackedData, PackedLoader
 from components.shared.places import Inputs, Outputs
 from components.shared.speech_lm import SpeechTextLM, grown_model, random_model, save_model
@@ -66,15 +67,16 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
     torch.set_num_threads(config.num_threads)
     work = outputs.work / hash_of([as_dict(config), read_manifest(shards).content_hash, fingerprint("pretrain")])[:16]
     started = time.perf_counter()
-    metrics = fit(
-        module,
-        PackedLoader(train, config.batch_sequences, batches, config.attend_across),
-        PackedLoader(validation, config.batch_sequences, held_out, config.attend_across) if held_out else None,
-        trainer,
-        tracker=tracker,
-        work=work,
-        what="pretrain",
-    )
+    with packed(model):
+        metrics = fit(
+            module,
+            PackedLoader(train, config.batch_sequences, batches, config.attend_across),
+            PackedLoader(validation, config.batch_sequences, held_out, config.attend_across) if held_out else None,
+            trainer,
+            tracker=tracker,
+            work=work,
+            what="pretrain",
+        )
     metrics |= {
         "num_parameters": float(num_parameters),
         "num_steps": float(trainer.num_steps),
