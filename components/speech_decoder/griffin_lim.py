@@ -27,9 +27,9 @@ def magnitudes(log_mel: Tensor) -> Tensor:
     """log_mel: (80, F), natural log -> (513, F) magnitudes >= 0 whose mel is as near as can be."""
     mel, basis = log_mel.float().exp(), filters(log_mel.device)
     magnitude = (_inverse().to(mel) @ mel).clamp(min=1e-6)
-    pull, gram = basis.T @ mel, basis.T @ basis
+    pull = basis.T @ mel
     for _ in range(_NNLS_ROUNDS):
-        magnitude = magnitude * pull / (gram @ magnitude).clamp(min=1e-9)
+        magnitude = magnitude * pull / (basis.T @ (basis @ magnitude)).clamp(min=1e-9)
     return magnitude
 
 

@@ -1,7 +1,7 @@
 """HiFT, the published vocoder: mel -> pitch -> harmonic source -> wave, by a network that ends in an inverse STFT.
 
-Parameter names are those of the published hift.pt. Source: HiFTNet (Li et al. 2023): a neural source filter (Wang et al.
-2019) on iSTFTNet (Kaneko et al. 2022) with Snake activations (Ziyin et al. 2020), as CosyVoice arranges them.
+Parameter names are those of the published hift.pt. Source: HiFTNet (Li et al. 2023): a neural source filter (Wang et
+al. 2019) on iSTFTNet (Kaneko et al. 2022) with Snake activations (Ziyin et al. 2020), as CosyVoice arranges them.
 
 Shapes: B batch, F mel frames, S samples = 256 F.
 """

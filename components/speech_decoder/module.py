@@ -86,7 +86,8 @@ class DecoderModule(lightning.LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.weights, self.average = weights, copy.deepcopy(weights).requires_grad_(False)
+        self.average = copy.deepcopy(weights).requires_grad_(False)
+        self.weights = weights.requires_grad_(True)  # an earlier phase's average comes without
         self.scale, self.objective, self.phase = scale, objective, phase
         self.weight_decay, self.betas, self.ema_decay = weight_decay, betas, ema_decay
         self.prompt_unit, self.seed = prompt_unit, seed

@@ -23,7 +23,6 @@ from components.speech_decoder.speech import judge, speak
 
 _NUM_MEASURED = 200
 """Utterances whose mels give the mean and deviation that the flow works in."""
-_CPU_THREADS = 2
 
 
 def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -> dict[str, float]:
@@ -37,8 +36,6 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
 
     Raises ValueError when no training pair fits the settings.
     """
-    if not torch.cuda.is_available():
-        torch.set_num_threads(_CPU_THREADS)
     tokens, utterances = inputs.folder("tokenize", "tokens"), inputs.folder("collect", "utterances")
     corpus = read_corpus(tokens, utterances, config.data)
     tracker.log_dataset(tokens, "tokens", "train")

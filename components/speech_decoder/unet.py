@@ -128,6 +128,7 @@ class Mish(nn.Module):
     """x tanh(softplus(x)); spelt out on a CPU, where torch's own kernel takes twice as long."""
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """hidden: any shape -> the same shape."""
         return F.mish(hidden) if hidden.is_cuda else hidden * torch.tanh(F.softplus(hidden))
 
 
