@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -92,10 +91,7 @@ def stage_that(monkeypatch: pytest.MonkeyPatch) -> Callable[[Run], str]:
 def no_sender(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave records in the spool: for tests that do not look at MLflow."""
     import components.shared.delivery as delivery
+    import components.shared.spool as spool
 
-    def nothing(*_: Any) -> None:
-        return None
-
-    monkeypatch.setattr(delivery, "ensure_sender", nothing)
-    monkeypatch.setattr(delivery, "reachable", lambda uri: True)
-    monkeypatch.setattr(delivery, "delivered", lambda run: True)
+    monkeypatch.setattr(delivery, "ensure_sender", lambda folder: None)
+    monkeypatch.setattr(spool, "PATIENCE_S", 0.0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -16,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from components.shared.manifest import read_json, write_json
 from components.shared.spool import EXPERIMENT, FILES, RECORDS, SENT
 
+ATTEMPTS = 3
 TEMPORARY = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "INTERNAL_ERROR")
 BATCH = 900
 """Metrics, and likewise 90 parameters or tags, in one call; MLflow takes at most 1,000 and 100."""
@@ -34,20 +37,31 @@ class Stores:
         Raises ConnectionError when the store does not answer; a record that it refuses is reported and left out.
         """
         for group in _batches(records):
-            try:
-                state = self._send_group(run, group, state)
-            except MlflowException as error:
-                if error.error_code in TEMPORARY or "run_id" not in state:
-                    raise ConnectionError(f"{error.error_code}: {str(error).splitlines()[0]}") from error
-                print(f"{run.name}: {group[0]['kind']} refused: {str(error).splitlines()[0]}", file=sys.stderr)
-            except OSError as error:
-                if not isinstance(error, FileNotFoundError):
-                    raise ConnectionError(str(error)) from error
-                print(f"{run.name}: {error}", file=sys.stderr)
+            for attempt in range(ATTEMPTS):
+                try:
+                    state = self._send_group(run, group, state)
+                    break
+                except (MlflowException, OSError) as error:
+                    if not self._answers(state.get("uri") or group[0].get("uri", "")):
+                        raise ConnectionError(_one_line(error)) from error
+                    if attempt + 1 == ATTEMPTS or not _may_pass(error):
+                        print(f"{run.name}: {group[0]['kind']} refused: {_one_line(error)}", file=sys.stderr)
+                        break
+                    time.sleep(1.0)
         return state
+
+    def _answers(self, uri: str) -> bool:
+        """Whether the store is there at all, so that a refusal is the record's own fault."""
+        try:
+            client, experiment = self.client(uri)
+            client.get_experiment(experiment)
+        except (MlflowException, OSError):
+            return False
+        return True
 
     def client(self, uri: str) -> tuple[MlflowClient, str]:
         """The client and the experiment's id, made at first use; the sender's lock makes creation safe."""
+        mlflow.set_tracking_uri(uri)  # the registry looks models up there, whatever the client's own address
         if uri not in self.clients:
             client = MlflowClient(uri)
             experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -116,6 +130,15 @@ class Stores:
             return ""
         found = client.search_runs([experiment], filter_string=f"tags.run_key = '{run.name}'", max_results=1)
         return found[0].info.run_id if found else ""
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same call may well succeed in a moment, such as when another process has locked the database."""
+    return isinstance(error, MlflowException) and error.error_code in TEMPORARY
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _batches(records: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
