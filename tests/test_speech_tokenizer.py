@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -138,3 +138,258 @@ def test_a_load_for_encoding_drops_what_lies_behind_the_quantiser(golden: tuple[
         tokenizer._transcribe([ids[0]], None) if tokenizer.folder is None else tokenizer.network.encoder.after(
             torch.zeros(1, 2, tokenizer.config.d_model), torch.ones(1, 2, dtype=torch.bool)
         )
+
+
+# --- features
+
+
+@pytest.mark.parametrize("num_mels", [80, 128])
+def test_log_mel_equals_the_whisper_feature_extractor(num_mels: int) -> None:
+    from transformers import WhisperFeatureExtractor
+
+    waves = [noise(seconds, seed) for seed, seconds in enumerate((0.01, 0.5, 3.217, 7.0))]
+    wanted = WhisperFeatureExtractor(feature_size=num_mels)(
+        [wave.numpy() for wave in waves], sampling_rate=16_000, return_attention_mask=True, return_tensors="pt"
+    )
+    got, mask = log_mel(waves, num_mels, floor=None, multiple=8)
+    frames = got.shape[2]
+    torch.testing.assert_close(got, wanted.input_features[:, :, :frames], atol=1e-4, rtol=0)
+    assert torch.equal(mask, wanted.attention_mask[:, :frames].bool())
+
+
+# --- the quantiser against plain references
+
+
+def test_restart_and_averages_equal_a_plain_reference_over_300_passes() -> None:
+    """37 codes, up to 12 vectors a pass: at most restarts more codes are dead than there are vectors."""
+    network = WhisperVQ(small_config(quantize_vocab_size=37, quantize_restart_interval=5, quantize_ema_decay=0.8))
+    checkpoint.randomise(network, seed=1)
+    encoder = network.encoder.train()
+    encoder.restart_seed = 7
+    decay, interval = 0.8, 5
+    codebook = encoder.codebook.weight.detach().numpy().astype(np.float64).copy()
+    count, weight = np.ones(37), encoder.ema_weight.numpy().astype(np.float64).copy()
+    rng = np.random.default_rng(0)
+    most_dead = 0
+    for step in range(1, 301):
+        lengths = rng.integers(1, 7, size=2)
+        valid = torch.arange(6)[None, :] < torch.from_numpy(lengths)[:, None]
+        hidden = torch.from_numpy(rng.normal(0, 0.05, (2, 6, 32)).astype(np.float32))
+        vectors = hidden[valid].numpy().astype(np.float64)
+        ids = ((vectors[:, None] - codebook[None]) ** 2).sum(2).argmin(1)
+        quantised = encoder.quantise(hidden, valid)
+        assert quantised.token_ids[valid].tolist() == ids.tolist()
+        won = np.eye(37)[ids]
+        count = decay * count + (1 - decay) * won.sum(0)
+        count = (count + 1e-5) / (count.sum() + 37e-5) * count.sum()
+        weight = decay * weight + (1 - decay) * won.T @ vectors
+        codebook = weight / count[:, None]
+        if step % interval == 0:
+            dead = np.flatnonzero(count < decay**interval)
+            most_dead = max(most_dead, len(dead) - len(vectors))
+            fresh = encoder.codebook.weight.detach().numpy()[dead]
+            for vector in fresh:
+                assert (np.abs(vectors - vector).max(1) < 1e-6).any()
+            times = np.unique(fresh, axis=0, return_counts=True)[1]
+            assert len(times) == min(len(dead), len(vectors)) and np.ptp([*times] or [0]) <= 1
+            codebook[dead], weight[dead], count[dead] = fresh, fresh, 1.0
+            assert quantised.restarted == len(dead)
+        np.testing.assert_allclose(encoder.ema_count.numpy(), count, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(encoder.codebook.weight.detach().numpy(), codebook, rtol=1e-3, atol=1e-5)
+    assert most_dead > 0
+
+
+def test_restart_draws_are_repeated_by_their_seed_and_changed_by_another() -> None:
+    def drawn(seed: int) -> Tensor:
+        codebook, count, weight = torch.zeros(6, 3), torch.zeros(6), torch.zeros(6, 3)
+        vectors = torch.arange(30.0).view(10, 3)
+        assert restart_dead_codes(codebook, count, weight, vectors, 0.5, seed) == 6
+        assert torch.equal(count, torch.ones(6)) and torch.equal(weight, codebook)
+        return codebook
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+def test_gradient_passes_straight_through_the_bottleneck() -> None:
+    network = small_tokenizer().network.train()
+    hidden = torch.randn(1, 5, 32, requires_grad=True)
+    quantised = network.encoder.quantise(hidden, torch.ones(1, 5, dtype=torch.bool))
+    quantised.hidden.sum().backward()
+    assert torch.equal(hidden.grad, torch.ones_like(hidden))
+
+
+def test_nearest_code_of_a_tie_is_the_lowest() -> None:
+    codebook = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    assert nearest_codes(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), codebook).tolist() == [1, 0]
+
+
+def test_kmeans_finds_separate_clusters_and_leaves_no_code_empty() -> None:
+    generator = torch.Generator().manual_seed(0)
+    middles = 10 * torch.randn(8, 4, generator=generator)
+    vectors = (middles[:, None] + 0.1 * torch.randn(8, 50, 4, generator=generator)).flatten(0, 1)
+    centres, counts = kmeans(vectors, 24, 20, seed=1)
+    assert counts.sum() == 400 and (counts > 0).float().mean() > 0.9
+    assert (torch.cdist(vectors, centres).min(1).values < 1).all()
+    assert torch.equal(kmeans(vectors, 24, 20, seed=1)[0], centres)
+    with pytest.raises(ValueError, match="no hidden states"):
+        kmeans(torch.empty(0, 4), 4, 3, seed=1)
+
+
+def test_code_use_counts_shares_and_perplexity() -> None:
+    used, perplexity = code_use(torch.tensor([5.0, 5.0, 0.0, 0.0]))
+    assert used == 0.5 and abs(perplexity - 2.0) < 1e-9
+
+
+# --- the door
+
+
+def test_tokens_do_not_depend_on_what_else_is_in_the_batch() -> None:
+    for changes in ({}, {"encoder_causal_convolution": False, "quantize_causal_block_size": None}):
+        tokenizer = small_tokenizer(**changes)
+        waves = [noise(seconds, seed) for seed, seconds in enumerate((0.4, 1.31, 1.9, 0.07))]
+        alone = [tokenizer.encode([wave])[0] for wave in waves]
+        together = tokenizer.encode(waves)
+        assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+        assert [len(tokens) for tokens in together] == [5, 17, 24, 1]
+
+
+def test_encoding_equals_features_given_by_hand() -> None:
+    tokenizer = small_tokenizer(feature_normalization="clip", feature_floor=None)
+    wave = noise(1.5, 2)
+    features, mask = log_mel([wave], 16, floor=None, multiple=8)
+    ids, valid = tokenizer.encode_features(features, mask)
+    assert torch.equal(ids[valid], tokenizer.encode([wave])[0])
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seconds=st.floats(0.01, 7.0),
+    seed=st.integers(0, 1000),
+    chunks=st.lists(st.integers(700, 40_000), min_size=1, max_size=12),
+)
+def test_a_stream_gives_the_offline_tokens_whatever_the_chunks(seconds: float, seed: int, chunks: list[int]) -> None:
+    """The position table holds 2 s, blocks 0.4 s; the loudest second comes last."""
+    tokenizer = small_tokenizer()
+    wave = noise(seconds, seed, loud_at_the_end=True)
+    stream, given_tokens, at = tokenizer.stream(), [], 0
+    while at < len(wave):
+        size = chunks[len(given_tokens) % len(chunks)]
+        given_tokens.append(stream.push(wave[at : at + size]))
+        at += size
+        whole_blocks = max(0, (min(at, len(wave)) - 200) // 160 + 1) // 40 if at > 200 else 0
+        assert sum(map(len, given_tokens)) >= 5 * whole_blocks
+    given_tokens.append(stream.finish())
+    assert torch.equal(torch.cat(given_tokens), tokenizer.encode([wave])[0])
+
+
+def test_what_cannot_stream_says_so() -> None:
+    for changes in ({"encoder_causal_convolution": False}, {"quantize_causal_block_size": None}):
+        with pytest.raises(ValueError, match="looks ahead"):
+            small_tokenizer(**changes).stream()
+    stream = small_tokenizer().stream()
+    with pytest.raises(ValueError, match="no samples"):
+        stream.finish()
+    with pytest.raises(ValueError, match="NaN"):
+        stream.push(torch.full((10,), float("nan")))
+
+
+def test_waves_features_and_tokens_that_make_no_sense_are_one_clear_error() -> None:
+    tokenizer = small_tokenizer()
+    for wave, words in (
+        (torch.empty(0), "no samples"),
+        (torch.full((100,), float("nan")), "NaN"),
+        (torch.zeros(2, 100), "shape"),
+        (torch.zeros(100, dtype=torch.int16), "int16"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tokenizer.encode([noise(0.5, 1), wave])
+    with pytest.raises(ValueError, match="attention_mask"):
+        tokenizer.encode_features(torch.zeros(1, 16, 40), torch.ones(1, 39))
+    with pytest.raises(ValueError, match="input_features"):
+        tokenizer.encode_features(torch.zeros(1, 80, 40), torch.ones(1, 40))
+    with pytest.raises(ValueError, match="mel frames"):
+        tokenizer.encode_features(torch.zeros(1, 16, 400), torch.ones(1, 400))
+    with pytest.raises(ValueError, match=r"wanted codes 0\.\.23"):
+        tokenizer.transcribe([torch.tensor([24])])
+
+
+def test_configurations_that_cannot_work_are_one_clear_error(tmp_path: Path) -> None:
+    for changes, words in (
+        ({"pooling_position": 3}, "behind the quantiser"),
+        ({"quantize_position": 9}, "quantize_position"),
+        ({"quantize_causal_block_size": 21}, "multiple of pooling_kernel_size"),
+        ({"feature_floor": None}, "feature_floor"),
+        ({"pooling_type": "max"}, "avg"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            small_config(**changes)
+    with pytest.raises(ValueError, match=r"config\.json: no such file"):
+        load(tmp_path)
+
+
+# --- folders
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A written tokenizer with a text tokenizer of 300 ids."""
+    tokenizer = train_tokenizer(["the cat sat on the mat"] * 3, ["en", "zh"], 270)
+    network = small_tokenizer(vocab_size=tokenizer.get_vocab_size()).network
+    checkpoint.write(network, tmp_path, tokenizer)
+    return tmp_path
+
+
+def test_a_folder_comes_back_as_it_was_written(folder: Path) -> None:
+    written = small_tokenizer()
+    read = load(folder)
+    assert torch.equal(read.encode([noise(1, 1)])[0], written.encode([noise(1, 1)])[0])
+    assert all(isinstance(text, str) for text in read.transcribe([torch.arange(8), torch.arange(3)]))
+    assert (
+        read.transcribe([torch.arange(8)], ["en"])
+        == read.transcribe([torch.arange(8), torch.arange(3)], ["en"] * 2)[:1]
+    )
+    with pytest.raises(ValueError, match="language: got 'fr'"):
+        read.transcribe([torch.arange(8)], ["fr"])
+
+
+def test_a_sharded_folder_and_one_without_what_lies_behind_the_quantiser_load(folder: Path) -> None:
+    wanted = load(folder).encode([noise(1, 1)])[0]
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for part, own in parts.items():
+        save_file({name: tensors[name] for name in own}, folder / part)
+    index = {"weight_map": {name: part for part, own in parts.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(load(folder).encode([noise(1, 1)])[0], wanted)
+    bare = {
+        name.removeprefix("model.encoder."): value
+        for name, value in tensors.items()
+        if name.startswith("model.encoder.") and "layers.2" not in name
+    }
+    for part in parts:
+        (folder / part).unlink()
+    save_file(bare, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text()) | {"quantize_encoder_only": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert torch.equal(load(folder).encode([noise(1, 1)])[0], wanted)
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape", "truncated"])
+def test_a_broken_checkpoint_is_one_clear_error(folder: Path, fault: str) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = "model.encoder.conv1.weight"
+    if fault == "missing":
+        del tensors[name]
+    elif fault == "extra":
+        tensors["model.encoder.layers.7.fc1.bias"] = torch.zeros(3)
+    elif fault == "shape":
+        tensors[name] = torch.zeros(2, 2)
+    save_file(tensors, path)
+    if fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"safetensors file|conv1\.weight|layers\.7"):
+        load(folder)
