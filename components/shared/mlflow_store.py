@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -61,7 +60,6 @@ class Stores:
 
     def client(self, uri: str) -> tuple[MlflowClient, str]:
         """The client and the experiment's id, made at first use; the sender's lock makes creation safe."""
-        mlflow.set_tracking_uri(uri)  # the registry looks models up there, whatever the client's own address
         if uri not in self.clients:
             client = MlflowClient(uri)
             experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -206,4 +204,4 @@ def _send_model(client: MlflowClient, experiment: str, run_id: str, record: dict
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    client.create_model_version(record["name"], f"models:/{model.model_id}", run_id, tags, model_id=model.model_id)
+    client.create_model_version(record["name"], model.artifact_location, run_id, tags, model_id=model.model_id)
