@@ -24,6 +24,8 @@ FILES = {
 }
 """Model -> the file of this room that knows its tasks."""
 
+MAX_ROWS = 10_000
+
 Evaluator = Callable[[EvaluateConfig, Inputs, SampleBook, Tracker], Evaluation]
 
 
@@ -49,6 +51,8 @@ def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, tracker: Track
     write_table(folder, found.scores, ItemScore)
     book.close()
     tracker.log_figure(interval_figure(metrics, outputs.item), "figures")
+    rows = [{"score": row.score, "baseline": row.baseline, "weight": row.weight} for row in found.scores[:MAX_ROWS]]
+    outputs.write_stats(shards=[{"items": float(len(found.scores))}], rows=rows)
     return metrics
 
 

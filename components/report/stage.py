@@ -56,6 +56,7 @@ def run(config: ReportConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker
     num_samples = sum(len(shelf.samples) for shelf in shelves)
     size_mb = len(page.encode()) / 1e6
     tracker.say(f"report: {len(figures)} figures and {num_samples} samples in {size_mb:.1f} MB")
+    outputs.write_stats(shards=[{"figures": len(figures), "samples": num_samples, "size_mb": size_mb}], rows=[])
     return {
         "figures": float(len(figures)),
         "samples": float(num_samples),
