@@ -47,9 +47,8 @@ def run(config: TokenizeConfig, inputs: Inputs, outputs: Outputs, tracker: Track
         for at in range(0, len(rows), size)
     ]
     keys = _keys(shards, config)
-    fresh = sum(
-        row.duration_s for shard, key in zip(shards, keys, strict=True) for row in shard.rows if _is_new(outputs, key)
-    )
+    new = [shard for shard, key in zip(shards, keys, strict=True) if not (outputs.work / "shards" / key).exists()]
+    new_s = sum(row.duration_s for shard in new for row in shard.rows)
     paths = map_shards(
         make_shard,
         shards,

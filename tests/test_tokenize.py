@@ -1,0 +1,196 @@
+"""Tokenize: order, restart, workers, and audio that cannot be read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from components.shared.contracts import SpeechTokens, Utterance
+from components.shared.executor import ExecutorConfig, ExecutorKind
+from components.shared.manifest import read_manifest, read_table, seal, write_table
+from components.shared.places import Inputs, Outputs
+from components.shared.tracking import TerminalTracker
+from components.speech_tokenizer import checkpoint
+from components.speech_tokenizer.model import load
+from components.speech_tokenizer.whisper_config import OPTIONAL, WhisperVQConfig
+from components.speech_tokenizer.whisper_vq import WhisperVQ
+from components.tokenize import stage
+from components.tokenize.config import Dtype, TokenizeConfig
+
+SETTINGS = TokenizeConfig(
+    seed=1,
+    utterances_per_shard=3,
+    dtype=Dtype.float32,
+    threads_per_worker=1,
+    executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=1),
+)
+
+
+class Said(TerminalTracker):
+    """Remembers the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def utterance(name: str, **changes: object) -> Utterance:
+    row = Utterance(
+        id=name,
+        audio=f"audio/{name}.flac",
+        duration_s=1.0,
+        sample_rate_hz=16_000,
+        bandwidth_hz=8_000.0,
+        text="some words",
+        text_source="human",
+        language="en",
+        speaker="a",
+        corpus="c",
+        license="CC0-1.0",
+        split="train",
+        origin="recorded",
+        rms_dbfs=-20.0,
+    )
+    return replace(row, **changes)
+
+
+def wave(seed: int, duration_s: float = 1.0, rate_hz: int = 16_000) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.clip(rng.normal(0, 0.1, int(duration_s * rate_hz)), -1, 1).astype(np.float32)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder with seven utterances and a random tokenizer of 12 codes."""
+    table = tmp_path / "data" / "collect" / "utterances"
+    (table / "audio").mkdir(parents=True)
+    rows = []
+    for number, duration_s in enumerate((0.5, 2.0, 0.3, 1.1, 0.9, 3.0, 0.2)):
+        soundfile.write(table / "audio" / f"u{number}.flac", wave(number, duration_s), 16_000)
+        rows.append(utterance(f"u{number}", duration_s=duration_s))
+    write_table(table, rows, Utterance)
+    values = OPTIONAL | {name: 1 for name in ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")}
+    shape = {
+        "num_mel_bins": 16,
+        "d_model": 16,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 24,
+        "decoder_layers": 1,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 24,
+        "vocab_size": 10,
+        "max_source_positions": 100,
+        "max_target_positions": 8,
+        "quantize_causal_block_size": 20,
+        "pooling_kernel_size": 4,
+        "pooling_type": "avg",
+        "pooling_position": 1,
+        "quantize_position": 1,
+        "quantize_vocab_size": 12,
+        "quantize_ema_decay": 0.9,
+        "quantize_commit_coefficient": 0.25,
+        "quantize_loss_scale": 10.0,
+        "quantize_restart_interval": 5,
+    }
+    network = WhisperVQ(WhisperVQConfig(**(values | shape | {"encoder_causal_convolution": True})))
+    checkpoint.randomise(network, seed=1)
+    model = tmp_path / "data" / "speech_tokenizer" / "model"
+    checkpoint.write(network, model, None)
+    seal(model, extra={"num_codes": 12, "tokens_per_s": 12.5})
+    return tmp_path / "data"
+
+
+def run(data: Path, config: TokenizeConfig = SETTINGS, work: str = "work") -> tuple[Path, dict[str, float], Said]:
+    tracker = Said()
+    outputs = Outputs(root=data / "tokenize", work=data.parent / work)
+    outputs.root.mkdir(exist_ok=True)
+    metrics = stage.run(config, Inputs(data), outputs, tracker)
+    outputs.publish(metrics)
+    return data / "tokenize" / "tokens", metrics, tracker
+
+
+def test_every_utterance_gets_its_tokens_in_the_order_of_the_table(data: Path) -> None:
+    folder, metrics, _ = run(data)
+    rows = list(read_table(folder, SpeechTokens))
+    assert [row.id for row in rows] == [f"u{number}" for number in range(7)]
+    assert read_manifest(folder).extra == {"num_codes": 12, "tokens_per_s": 12.5}
+    assert read_manifest(folder).grade == "exact"
+    tokenizer = load(data / "speech_tokenizer" / "model")
+    for row in rows:
+        assert len(row.tokens) == int(np.ceil(row.duration_s * 12.5)) and max(row.tokens) < 12
+    assert rows[1].tokens == tokenizer.encode([torch.from_numpy(_read(data, "u1"))])[0].tolist()
+    assert metrics["tokens"] == sum(len(row.tokens) for row in rows) and metrics["hours"] == pytest.approx(8 / 3600)
+
+
+def _read(data: Path, name: str) -> np.ndarray:
+    return soundfile.read(data / "collect" / "utterances" / "audio" / f"{name}.flac", dtype="float32")[0]
+
+
+def test_two_workers_write_the_same_bytes_as_one(data: Path) -> None:
+    one = read_manifest(run(data)[0]).content_hash
+    config = replace(SETTINGS, executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=2))
+    assert read_manifest(run(data, config, work="other")[0]).content_hash == one
+
+
+def test_a_second_run_makes_no_shard_and_a_grown_corpus_only_the_new_ones(data: Path) -> None:
+    first = read_manifest(run(data)[0]).content_hash
+    folder, metrics, _ = run(data)
+    assert metrics["hours_of_this_run"] == 0 and read_manifest(folder).content_hash == first
+    table = data / "collect" / "utterances"
+    rows = [*read_table(table, Utterance), utterance("u7", duration_s=0.4)]
+    soundfile.write(table / "audio" / "u7.flac", wave(7, 0.4), 16_000)
+    write_table(table, rows, Utterance)
+    folder, metrics, _ = run(data)
+    assert read_manifest(folder).num_rows == 8
+    assert metrics["hours_of_this_run"] == pytest.approx((0.2 + 0.4) / 3600)
+
+
+def test_changed_sound_under_an_old_name_is_encoded_again(data: Path) -> None:
+    run(data)
+    table = data / "collect" / "utterances"
+    rows = list(read_table(table, Utterance))
+    soundfile.write(table / "audio" / "u0.flac", wave(99, 0.5), 16_000)
+    write_table(table, rows, Utterance)
+    _, metrics, _ = run(data)
+    assert metrics["hours_of_this_run"] == pytest.approx(2.8 / 3600)
+
+
+def test_sound_of_any_rate_and_channels_is_read_and_broken_sound_is_left_out_with_its_reason(data: Path) -> None:
+    table = data / "collect" / "utterances"
+    audio = table / "audio"
+    soundfile.write(audio / "stereo.flac", np.stack([wave(1), wave(2)], axis=1), 16_000)
+    soundfile.write(audio / "8k.flac", wave(1, rate_hz=8_000), 8_000)
+    soundfile.write(audio / "48k.flac", wave(1, rate_hz=48_000), 48_000)
+    soundfile.write(audio / "silent.flac", np.zeros(16_000), 16_000)
+    soundfile.write(audio / "long.flac", wave(1, 41.0), 16_000)
+    soundfile.write(audio / "nan.wav", np.full(16_000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    soundfile.write(audio / "empty.flac", np.zeros(0), 16_000)
+    (audio / "truncated.flac").write_bytes((audio / "u1.flac").read_bytes()[:40])
+    (audio / "text.flac").write_text("this is no sound")
+    good = [utterance(name) for name in ("stereo", "8k", "48k", "silent")] + [utterance("long", duration_s=41.0)]
+    bad = [utterance(name) for name in ("empty", "truncated", "text", "gone")] + [
+        utterance("nan", audio="audio/nan.wav")
+    ]
+    write_table(table, good + bad, Utterance)
+    folder, metrics, tracker = run(data)
+    rows = {row.id: row for row in read_table(folder, SpeechTokens)}
+    assert list(rows) == ["stereo", "8k", "48k", "silent", "long"]
+    assert {len(rows[name].tokens) for name in ("stereo", "8k", "48k", "silent")} == {13}
+    assert len(rows["long"].tokens) == int(np.ceil(41 * 12.5))
+    assert metrics["dropped_unreadable_audio"] == 5
+    assert any("text left out: unreadable_audio" in line for line in tracker.lines)
+
+
+def test_a_table_without_one_readable_sound_is_one_clear_error(data: Path) -> None:
+    table = data / "collect" / "utterances"
+    write_table(table, [utterance("gone")], Utterance)
+    with pytest.raises(ValueError, match="not one of 1 utterances could be read"):
+        run(data)
