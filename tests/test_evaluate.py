@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 
+from components.evaluate.chat import holds_only
 from components.evaluate.config import EvaluateConfig, Ranking, Split
 from components.evaluate.evaluation import error_score
 from components.evaluate.figures import summarise
@@ -197,6 +198,14 @@ def test_spans_are_words_in_a_row_and_the_same_for_the_same_seed():
     assert cut_span("小狗在公园里跑。", "zh", config()) in "小狗在公园里跑。"
 
 
+def test_a_reply_that_names_every_candidate_is_no_answer():
+    names = ["Oslo", "Bern"]
+    assert holds_only("She lives in Oslo.", "Oslo", names, "en")
+    assert not holds_only("Oslo or Bern.", "Oslo", names, "en")
+    assert not holds_only("Bernadette told me.", "Bern", names, "en")
+    assert holds_only("他住在北京。", "北京", ["北京", "上海"], "zh")
+
+
 # Selection
 
 
@@ -279,6 +288,7 @@ def config(**changes) -> EvaluateConfig:
         "num_stories": 50,
         "num_questions": 50,
         "num_replies": 4,
+        "max_reply_tokens": 64,
         "num_decoded": 2,
         "num_samples": 2,
     }

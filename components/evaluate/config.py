@@ -62,6 +62,8 @@ class EvaluateConfig:
     """Most questions scored."""
     num_replies: int
     """Most spoken questions that the chat model answers."""
+    max_reply_tokens: int
+    """Longest reply, text and audio tokens together."""
     num_decoded: int
     """Utterances of each kind (recorded, synthesised) that are decoded and heard by the judge."""
     num_samples: int

@@ -122,12 +122,12 @@ def score_questions(
         prompts.append(formats.context(asked))
         candidates.append([formats.continuation(answer, question.language) for answer in answers])
     told = candidate_values(engine, prompts, candidates, config.question_ranking)
-    blind = other_values(told, [_relation(item) for item in questions], [item.fact for item in questions])
+    blind = other_values(told, [relation_of(item) for item in questions], [item.fact for item in questions])
     right = [question.candidates.index(question.answer) for question in questions]
     return question_scores(questions, rank(told, blind, right, config.question_ranking), mode)
 
 
-def _relation(question: Question) -> tuple[str, ...]:
+def relation_of(question: Question) -> tuple[str, ...]:
     """Questions that share their candidates: the relation in one language."""
     return (question.language, question.relation, *question.candidates)
 
@@ -136,7 +136,7 @@ def question_scores(questions: Sequence[Question], ranked: Sequence[Ranked], mod
     """Item scores of ranked questions beside the best of: the model without the question, majority answer, uniform."""
     groups = [WITHHELD if question.withheld else SPOKEN for question in questions]
     blind = [item.blind_credit for item in ranked]
-    majority = majority_credits([_relation(item) for item in questions], [item.answer for item in questions])
+    majority = majority_credits([relation_of(item) for item in questions], [item.answer for item in questions])
     uniform = [1.0 / len(question.candidates) for question in questions]
     baselines = best_baseline([blind, majority, uniform], groups)
     return [

@@ -55,11 +55,12 @@ class Figure:
         return "" if self.low is None else f"{self.show(self.low)} – {self.show(self.high)}"
 
 
+MODES = (("speech → speech", "s_to_s"), ("speech → text", "s_to_t"), ("text → text", "t_to_t"))
 TOKENIZER = "Speech tokenizer: its words, from tokens alone"
 TEXT_TO_TOKEN = "Text to token: what the tokens say"
 STORIES = "Speech-text LM: the right ending of a story"
 QUESTIONS = "Speech-text LM: the answer to a question"
-CHAT = "Chat model: spoken questions"
+CHAT = "Chat model: the right answer in its reply to a spoken question"
 DECODER = "Speech decoder: heard by another recogniser"
 WHISPER, REAL, ENDING, BLIND, ORIGINAL = (
     "Whisper, not quantised",
@@ -74,14 +75,15 @@ def _errors(model: str, section: str, beside: str, *lines: tuple[str, str]) -> l
     return [Line(section=section, label=label, model=model, metric=name, beside=beside) for label, name in lines]
 
 
-def _accuracies(section: str, task: str, beside: str) -> list[Line]:
-    modes = (("speech → speech", "s_to_s"), ("speech → text", "s_to_t"), ("text → text", "t_to_t"))
+def _accuracies(
+    section: str, task: str, beside: str, *, model: str = "pretrain", modes: tuple[tuple[str, str], ...] = MODES
+) -> list[Line]:
     groups = (("facts that speech states", "spoken"), ("facts that only text states", "withheld"))
     return [
         Line(
             section=section,
             label=f"{way}, {facts}",
-            model="pretrain",
+            model=model,
             metric=f"{task}_{mode}_{group}",
             beside=beside,
             higher_is_better=True,
@@ -136,23 +138,8 @@ LINES = (
     ),
     *_accuracies(STORIES, "story", ENDING),
     *_accuracies(QUESTIONS, "question", BLIND),
-    Line(
-        section=CHAT,
-        label="Right answer in the text of the reply",
-        model="sft",
-        metric="reply_s_to_t",
-        beside=BLIND,
-        higher_is_better=True,
-    ),
-    Line(
-        section=CHAT,
-        label="Right answer in the speech of the reply",
-        model="sft",
-        metric="reply_s_to_s",
-        beside=BLIND,
-        higher_is_better=True,
-    ),
-    *_errors("sft", CHAT, "", ("WER of the reply's speech against its text", "reply_wer_speech")),
+    *_accuracies(CHAT, "reply", BLIND, model="sft", modes=MODES[:2]),
+    *_errors("sft", CHAT, "", ("WER of a reply's speech against its text", "reply_wer_speech")),
     *_errors(
         "speech_decoder",
         DECODER,
