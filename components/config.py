@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml.error import MarkedYAMLError
 
 from components.collect.config import CollectConfig
 from components.dialogues.config import DialoguesConfig
@@ -73,6 +74,10 @@ def load_config(overrides: list[str] | None = None, root: Path | None = None) ->
         merged = _compose(root, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_one_line(error)) from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{mark.name}, line {mark.line + 1}" if mark else "params.yaml or conf/scale"
+        raise ValueError(f"{where}: not YAML: {error.problem}") from error
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
         where = f"params.yaml and conf/scale/{merged.scale}.yaml"

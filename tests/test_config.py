@@ -1,0 +1,122 @@
+"""Settings come from exactly one of two files; what is unknown, mistyped or missing is named in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import yaml
+
+from components.config import SCALES, STAGES, Config, as_dict, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def keys(value: Any, hint: Any = Config, prefix: str = "") -> set[str]:
+    """Dotted names of the settings in a file; lists and mappings with free names are one setting each."""
+    if not isinstance(value, dict) or not is_dataclass(hint):
+        return {prefix}
+    hints = get_type_hints(hint)
+    found: set[str] = set()
+    for name, inner in value.items():
+        found |= keys(inner, hints.get(name), f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_shipped_scale_loads(scale: str) -> None:
+    config = load_config([f"scale={scale}"], ROOT)
+    assert config.scale == scale
+    assert all(getattr(config, stage).seed == config.seed for stage in STAGES)
+
+
+def test_the_seed_reaches_every_section() -> None:
+    config = load_config(["seed=5"], ROOT)
+    assert {getattr(config, stage).seed for stage in STAGES} == {5}
+
+
+def test_all_scales_have_the_same_keys() -> None:
+    named = {scale: keys(read(ROOT / "conf" / "scale" / f"{scale}.yaml")) for scale in SCALES}
+    for scale in SCALES:
+        assert named[scale] == named["tiny"], f"{scale}: {sorted(named[scale] ^ named['tiny'])}"
+
+
+def test_a_value_stands_in_exactly_one_of_the_two_files() -> None:
+    method, size = keys(read(ROOT / "params.yaml")), keys(read(ROOT / "conf" / "scale" / "tiny.yaml"))
+    assert not method & size
+
+
+def test_every_override_comes_in(checkout: Path) -> None:
+    assert load_config(["tokenize.seed=3"]).tokenize.seed == 3
+    assert as_dict(load_config(["tokenize.seed=3"]).tokenize)["seed"] == 3
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("\ntokenize:\n  seed", "\ntokenize:\n  seeed", ["tokenize.seeed"]),
+        ("\ntokenize:\n  seed: ${seed}", "\ntokenize:\n  seed: many", ["tokenize.seed", "many"]),
+        ("\ntokenize:\n  seed: ${seed}", "\ntokenize:\n", ["tokenize.seed", "no value in params.yaml and"]),
+        ("\ntokenize:", "\ntokenise:", ["tokenise", "unknown section", "tokenize"]),
+        ("scale: smoke", "scale: grand", ["scale: got 'grand'", "wanted one of h100, h800, smoke, tiny"]),
+        ("seed: 17", "seed: [1", ["params.yaml"]),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line_that_names_it(checkout: Path, old: str, new: str, words: list[str]) -> None:
+    change(checkout / "params.yaml", old, new)
+    with pytest.raises(ValueError) as caught:
+        load_config()
+    assert len(str(caught.value).splitlines()) == 1
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"params.yaml: no such file in .*; run from the project's root"):
+        load_config([], tmp_path)
+
+
+def dataclasses_of(config_class: Any, seen: set[Any]) -> set[Any]:
+    if config_class in seen or not is_dataclass(config_class):
+        return seen
+    seen.add(config_class)
+    for hint in get_type_hints(config_class).values():
+        for part in (hint, *get_args(hint)):
+            dataclasses_of(part, seen)
+    return seen
+
+
+def test_settings_have_no_defaults_and_choices_are_enums() -> None:
+    for config_class in dataclasses_of(Config, set()):
+        for field in fields(config_class):
+            name = f"{config_class.__name__}.{field.name}"
+            assert field.default is MISSING and field.default_factory is MISSING, f"{name} has a default"
+            assert field.kw_only, f"{name} is not kw_only"
+        for hint in get_type_hints(config_class).values():
+            assert "Literal" not in str(hint)
+            assert (
+                not isinstance(hint, type)
+                or not issubclass(hint, Enum)
+                or all(member.name == member.value for member in hint)
+            )
+
+
+def test_the_schema_is_light() -> None:
+    code = "import sys, components.config; print([m for m in ('torch', 'transformers', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
