@@ -17,25 +17,19 @@ from components.config import SCALES, STAGES, Config, as_dict, load_config
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def keys(value: Any, hint: Any = Config, prefix: str = "", any_name: str = "") -> set[str]:
-    """Dotted names of the settings in a file.
-
-    any_name: what stands for the keys of a mapping with free names, such as the corpora's; empty: the keys themselves.
-    """
+def keys(value: Any, hint: Any = Config, prefix: str = "", free: bool = True) -> set[str]:
+    """Dotted names of the settings in a file; free: also inside mappings with free names, such as the corpora's."""
     if not isinstance(value, dict):
         return {prefix}
     found: set[str] = set()
     if is_dataclass(hint):
         hints = get_type_hints(hint)
         for name, inner in value.items():
-            found |= keys(inner, hints.get(name), f"{prefix}.{name}" if prefix else name, any_name)
-        return found
-    arguments = get_args(hint)
-    if any_name and not (arguments and is_dataclass(arguments[-1])):
-        return {prefix}
-    for name, inner in value.items():
-        found |= keys(inner, arguments[1] if arguments else None, f"{prefix}.{any_name or name}", any_name)
-    return found or {prefix}
+            found |= keys(inner, hints.get(name), f"{prefix}.{name}" if prefix else name, free)
+    elif free:
+        for name, inner in value.items():
+            found |= keys(inner, (get_args(hint) or [None])[-1], f"{prefix}.{name}", free)
+    return found
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -56,7 +50,7 @@ def test_the_seed_reaches_every_section() -> None:
 
 def test_all_scales_have_the_same_keys() -> None:
     files = {scale: read(ROOT / "conf" / "scale" / f"{scale}.yaml") for scale in SCALES}
-    named = {scale: keys(content, any_name="*") for scale, content in files.items()}
+    named = {scale: keys(content, free=False) for scale, content in files.items()}
     for scale in SCALES:
         assert named[scale] == named["tiny"], f"{scale}: {sorted(named[scale] ^ named['tiny'])}"
 
