@@ -119,6 +119,11 @@ def test_a_word_error_rate_is_errors_over_words_and_never_mixes_groups():
     assert figures["transcription_wer_recorded_seen_items"] == 2.0
 
 
+def test_without_a_baseline_there_is_nothing_to_differ_from():
+    figures = summarise([item(mode="wer", groups=["spans"], baseline=None)], seed=1, level=LEVEL)
+    assert sorted(figures) == [f"question_wer_spans{end}" for end in ("", "_high", "_items", "_low")]
+
+
 def test_accuracies_stand_beside_chance_for_withheld_and_spoken_facts_apart():
     rows = [item(id=str(i), cluster=str(i), score=float(i % 2), baseline=0.25) for i in range(40)]
     rows += [item(id=f"w{i}", cluster=f"w{i}", groups=["withheld"], score=0.0, baseline=0.25) for i in range(40)]

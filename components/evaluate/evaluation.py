@@ -43,8 +43,8 @@ def error_score(
 ) -> ItemScore | None:
     """Errors of an answer in words (characters for Mandarin), with those of the baseline's answer at the same item.
 
-    reference: what was really said; beside None: there is no baseline and it is given no errors. None when nothing of
-    the reference is left after normalisation.
+    reference: what was really said; beside None: there is no baseline. None when nothing of the reference is left after
+    normalisation.
     """
     errors = count_errors(reference, answer, item.language)
     if errors.length == 0:
@@ -57,7 +57,7 @@ def error_score(
         language=item.language,
         cluster=item.id,
         score=float(errors.errors),
-        baseline=0.0 if beside is None else float(count_errors(reference, beside, item.language).errors),
+        baseline=None if beside is None else float(count_errors(reference, beside, item.language).errors),
         weight=float(errors.length),
         reference=reference,
         answer=answer,

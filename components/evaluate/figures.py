@@ -16,8 +16,8 @@ def summarise(scores: Iterable[ItemScore], *, seed: int, level: float) -> dict[s
 
     Accuracies are also given over all groups and by language (when there are two), with `_chance` for the baseline.
     Error rates and lengths never mix groups, since recorded and synthesised speech are no one figure; their baseline is
-    called `_reference`. Each comes with _low, _high, _difference (value minus baseline, paired), _difference_low,
-    _difference_high and _items.
+    called `_reference`. Each comes with _low, _high and _items, and where every item has a baseline with _difference
+    (value minus baseline, paired), _difference_low and _difference_high.
     """
     rows: dict[str, list[ItemScore]] = defaultdict(list)
     languages = defaultdict(set)
@@ -39,18 +39,22 @@ def summarise(scores: Iterable[ItemScore], *, seed: int, level: float) -> dict[s
 
 
 def _figure(name: str, rows: list[ItemScore], seed: int, level: float) -> dict[str, float]:
-    scores, baselines, weights = ([getattr(row, key) for row in rows] for key in ("score", "baseline", "weight"))
-    clusters = [row.cluster for row in rows]
-    figure = ratio_interval(scores, weights, clusters, seed=seed, level=level)
+    scores, weights, clusters = ([getattr(row, key) for row in rows] for key in ("score", "weight", "cluster"))
+    value = ratio_interval(scores, weights, clusters, seed=seed, level=level)
+    figure = {
+        name: value.value,
+        f"{name}_low": value.low,
+        f"{name}_high": value.high,
+        f"{name}_items": float(len(rows)),
+    }
+    baselines = [row.baseline for row in rows if row.baseline is not None]
+    if len(baselines) < len(rows):
+        return figure
     difference = difference_interval(scores, baselines, weights, clusters, seed=seed, level=level)
     beside = "chance" if rows[0].mode in ACCURACIES else "reference"
-    return {
-        name: figure.value,
-        f"{name}_low": figure.low,
-        f"{name}_high": figure.high,
+    return figure | {
         f"{name}_{beside}": sum(baselines) / sum(weights),
         f"{name}_difference": difference.value,
         f"{name}_difference_low": difference.low,
         f"{name}_difference_high": difference.high,
-        f"{name}_items": float(len(rows)),
     }

@@ -51,7 +51,7 @@ def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, tracker: Track
     write_table(folder, found.scores, ItemScore)
     book.close()
     tracker.log_figure(interval_figure(metrics, outputs.item), "figures")
-    rows = [{"score": row.score, "baseline": row.baseline, "weight": row.weight} for row in found.scores[:MAX_ROWS]]
+    rows = [{"score": row.score, "weight": row.weight} for row in found.scores[:MAX_ROWS]]
     outputs.write_stats(shards=[{"items": float(len(found.scores))}], rows=rows)
     return metrics
 

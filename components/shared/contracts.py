@@ -203,8 +203,8 @@ class ItemScore:
     """Items of one cluster (the fact, else the utterance) are resampled together."""
     score: float
     """Correct (1 or 0), errors in words, or tokens."""
-    baseline: float
-    """The same of the baseline: question-blind, unquantised, original audio."""
+    baseline: float | None
+    """The same of the baseline: question-blind, un-quantised, original audio; None where there is none."""
     weight: float
     """What score is divided by: 1, or reference words or tokens."""
     reference: str
@@ -344,7 +344,7 @@ def check_row(row: Any) -> None:
         raise ValueError(f"{name}: answer {row.answer!r} is not among its candidates")
     if isinstance(row, Question) and len(row.candidates) != len(row.candidate_utterances):
         raise ValueError(f"{name}: {len(row.candidates)} candidates but {len(row.candidate_utterances)} utterances")
-    if isinstance(row, ItemScore) and not (row.weight > 0 and math.isfinite(row.score + row.baseline)):
+    if isinstance(row, ItemScore) and not (row.weight > 0 and math.isfinite(row.score + (row.baseline or 0.0))):
         raise ValueError(f"{name}: score {row.score}, baseline {row.baseline}, weight {row.weight}: not a finite share")
     if isinstance(row, Interleaved):
         for segment in row.segments:
