@@ -140,6 +140,7 @@ def config(tmp_path, monkeypatch) -> CollectConfig:
         min_duration_s=0.2,
         max_duration_s=30.0,
         silence_dbfs=-55.0,
+        edge_silence_s=0.12,
         corpora={
             "prompts": CorpusConfig(
                 kind=CorpusKind.manifest,

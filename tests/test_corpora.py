@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.collect.audio_shards import Limits, make_shard, plan_shards
+from components.collect.audio_shards import Limits, make_shard, plan_shards, trim
 from components.collect.config import CorpusConfig, CorpusKind, SplitConfig
 from components.collect.corpora import read_corpus
 from components.collect.ledger import Ledger
@@ -21,7 +21,7 @@ from components.collect.utterances import unpack
 from components.shared.audio import read_wave
 
 SPLIT = SplitConfig(ngram=5, validation_share=0.1, test_share=0.2, stock_uses=5, min_speakers=10)
-LIMITS = Limits(min_duration_s=0.2, max_duration_s=30.0, silence_dbfs=-55.0)
+LIMITS = Limits(min_duration_s=0.2, max_duration_s=30.0, silence_dbfs=-55.0, edge_s=0.12)
 PROMPTS = Path(__file__).parents[1] / "data" / "corpora" / "prompts_en"
 
 
@@ -300,3 +300,12 @@ def test_many_speakers_are_split_by_speaker_without_shared_ngrams(tmp_path):
     assert by_split["test"] and not by_split["train"] & by_split["test"]
     held = {clip.text for clip in clips if clip.split != "train"}
     assert not held & {clip.text for clip in clips if clip.split == "train"}
+
+
+def test_silence_around_a_spoken_line_is_cut_and_pauses_inside_stay():
+    quiet = np.zeros(8_000, np.float32)
+    line = np.concatenate([quiet, tone(1.0), quiet, tone(1.0), quiet, 0.001 * tone(0.5)])
+    cut = trim(line, 16_000, 0.1)
+    np.testing.assert_array_equal(cut, line[8_000 - 1_600 : 48_000 + 1_600])
+    assert len(trim(quiet, 16_000, 0.1)) == len(quiet)
+    assert len(trim(tone(0.005), 16_000, 0.1)) == 80

@@ -24,7 +24,9 @@ from components.shared.audio import MAX_RATE_HZ, resample, rms_dbfs
 
 SLOW_ENGINES = ("kokoro",)
 """Voices that speak only a few times faster than real time; the others are 60 times as fast and more."""
-EDGE_S = 0.25
+TRIM_DB = -40.0
+"""What is this much softer than a line's loudest moment counts as silence at its ends, in decibels."""
+MISSING_S = 0.25
 """How much shorter than its manifest says a recording may be before it counts as truncated, in seconds."""
 
 
@@ -35,6 +37,8 @@ class Limits:
     min_duration_s: float
     max_duration_s: float
     silence_dbfs: float
+    edge_s: float
+    """Silence kept at both ends of a spoken line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,7 @@ def _read(clip: Clip, limits: Limits) -> Recording:
             cut_short = was_cut_short(file.extra_info)
     except (soundfile.LibsndfileError, OSError):
         return _dropped(clip.id, "truncated" if _begins_like_audio(path) else "not_audio")
-    if cut_short or len(samples) < wanted - EDGE_S * rate_hz:
+    if cut_short or len(samples) < wanted - MISSING_S * rate_hz:
         return _dropped(clip.id, "truncated")
     if samples.size == 0:
         return _dropped(clip.id, "empty_audio")
@@ -144,6 +148,7 @@ def _speak(line: Line, limits: Limits) -> Recording:
         wave = voice.speak(line.text, line.language, line.seed)
     except ValueError:
         return _dropped(line.id, "unspeakable")
+    wave = trim(wave, voice.sample_rate_hz, limits.edge_s)
     license = f"{line.license} (text), {voice.license} (voice)"
     return finish(line.id, wave, voice.sample_rate_hz, license, limits)
 
@@ -173,6 +178,21 @@ def finish(id: str, wave: np.ndarray, rate_hz: int, license: str, limits: Limits
         bandwidth_hz=kept_hz / 2,
         rms_dbfs=rms_dbfs(wave),
     )
+
+
+def trim(wave: np.ndarray, rate_hz: int, edge_s: float) -> np.ndarray:
+    """Cut the silence before and after speech, (samples,), to edge_s; hundredths of a second below TRIM_DB are silence.
+
+    Voices pad each line with up to a second of it, which would cost every later stage.
+    """
+    size = rate_hz // 100
+    frames = wave[: len(wave) // size * size].reshape(-1, size)
+    if not len(frames) or not frames.any():
+        return wave
+    power = np.square(frames, dtype=np.float64).mean(axis=1)
+    loud = np.flatnonzero(power > power.max() * 10 ** (TRIM_DB / 10))
+    edge = int(edge_s * rate_hz)
+    return wave[max(0, loud[0] * size - edge) : (loud[-1] + 1) * size + edge]
 
 
 def loudest_dbfs(wave: np.ndarray, rate_hz: int) -> float:

@@ -180,6 +180,8 @@ class CollectConfig:
     """Longer recordings are dropped."""
     silence_dbfs: float
     """Recordings whose loudest tenth of a second is quieter, in decibels relative to full scale, are dropped."""
+    edge_silence_s: float
+    """Silence kept before and after a spoken line, in seconds; voices pad their lines with more."""
     corpora: dict[str, CorpusConfig]
     """Corpus name in the tables -> recordings with transcripts."""
     text_corpora: dict[str, TextCorpusConfig]

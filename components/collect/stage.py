@@ -63,7 +63,10 @@ def run(config: CollectConfig, inputs: Inputs, outputs: Outputs, tracker: Tracke
         )
 
     limits = Limits(
-        min_duration_s=config.min_duration_s, max_duration_s=config.max_duration_s, silence_dbfs=config.silence_dbfs
+        min_duration_s=config.min_duration_s,
+        max_duration_s=config.max_duration_s,
+        silence_dbfs=config.silence_dbfs,
+        edge_s=config.edge_silence_s,
     )
     shards = plan_shards(clips, lines, limits, config.lines_per_shard)
     code = module_fingerprint("components.collect.audio_shards")
