@@ -77,7 +77,7 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
             work=work,
             what="pretrain",
         )
-    metrics |= {
+    metrics |= module.summary() | {
         "num_parameters": float(num_parameters),
         "num_steps": float(trainer.num_steps),
         "seconds": time.perf_counter() - started,

@@ -76,11 +76,12 @@ def run(config: SftConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -
     ]
     work = outputs.work / hash_of([as_dict(config), inputs_hash, fingerprint("sft")])[:16]
     started = time.perf_counter()
+    lm.model.train()
     with packed(lm.model):
         metrics = fit(module, train, validation, trainer, tracker=tracker, work=work, what="sft")
     learnt = sum(len(piece.token_ids) for piece in chats["train"].pieces)
     slots = len(train.packed(0)) * config.sequence_length
-    metrics |= {
+    metrics |= module.summary() | {
         "num_chats": float(len(chats["train"].pieces)),
         "num_steps": float(num_steps),
         "epochs": num_steps * accumulate * config.num_epochs / max(1, whole),

@@ -38,6 +38,8 @@ class LanguageModelModule(lightning.LightningModule):
         self.sources = sources
         self.chunk = chunk
         self.log_every_steps = log_every_steps
+        self.last: dict[str, float] = {}
+        """What was logged last: loss and its parts, tokens_per_s, learning_rate."""
         self._seen = 0
         self._since = time.perf_counter()
 
@@ -54,7 +56,8 @@ class LanguageModelModule(lightning.LightningModule):
             now = time.perf_counter()
             values["tokens_per_s"] = self._seen / (now - self._since)
             values["learning_rate"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-            self.log_dict({"loss": loss.detach(), **values}, batch_size=1)
+            self.last = {"loss": float(loss), **values}
+            self.log_dict(self.last, batch_size=1)
             self._seen, self._since = 0, now
         return loss
 
@@ -75,6 +78,10 @@ class LanguageModelModule(lightning.LightningModule):
         for name, part in {"loss": nll, **self._parts(batch, nll, learnt)}.items():
             if len(part):
                 self.log(f"validation_{name}", part.mean(), batch_size=len(part), on_epoch=True, on_step=False)
+
+    def summary(self) -> dict[str, float]:
+        """train_loss and tokens_per_s (without padding and validation) as they were logged last."""
+        return {"train_loss": self.last["loss"], "tokens_per_s": self.last["tokens_per_s"]} if self.last else {}
 
     def on_validation_end(self) -> None:
         """Leave the time of validation out of the throughput."""
