@@ -31,5 +31,7 @@ class DialoguesConfig:
     """Share of the dialogues, picked by id, for validation."""
     temperature: float
     """Sampling temperature of the text-to-token model."""
+    keep_unfinished: bool
+    """Keep speech that was cut at its longest accepted length: only for a model too little trained to end (smoke)."""
     engine: EngineConfig
     """What says the turns that no utterance says."""

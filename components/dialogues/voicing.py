@@ -77,7 +77,7 @@ def say_missing(
         fault = model.fault(*pair, completion)
         codes = model.codes(completion.token_ids)
         made += len(codes)
-        if fault:
+        if fault and not (fault == "unfinished" and config.keep_unfinished):
             faults[pair] = fault
         else:
             voices.known[pair] = [Voice(codes, GENERATED)]
