@@ -29,6 +29,7 @@ from components.shared.engine import Engine, make_engine
 from components.shared.formats import Formats, short_answer
 from components.shared.manifest import read_table
 from components.shared.places import Inputs
+from components.shared.speech_lm import load_formats
 from components.shared.tracking import Tracker
 
 MODES = ("s_to_s", "s_to_t", "t_to_t")
@@ -38,22 +39,22 @@ WITHHELD, SPOKEN = "withheld", "spoken"
 
 def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: Tracker) -> Evaluation:
     """Scores of stories and questions of the split, in every mode, and counts of items left out for lack of speech."""
-    from components.pretrain.model import load
-
     folder = inputs.folder("pretrain", "model")
-    lm = load(folder)
+    formats = load_formats(folder)
     engine = make_engine(replace(config.engine, model=str(folder)))
     stories = _chosen(inputs, "stories", Story, config.num_stories, config)
     questions = _chosen(inputs, "questions", Question, config.num_questions, config)
     needed = {name for story in stories for name in utterances_of_story(story)}
     needed |= {name for question in questions for name in utterances_of_question(question)}
     speech = read_speech(inputs, needed)
+    counts = f"{len(stories)} stories and {len(questions)} questions"
+    tracker.say(f"language modelling: {counts} of split {config.split.value}, {len(needed)} utterances")
     heard = [story for story in stories if all(name in speech for name in utterances_of_story(story))]
     asked = [item for item in questions if all(name in speech for name in utterances_of_question(item))]
     scores: list[ItemScore] = []
     for mode in tracker.progress(MODES, len(MODES), "stories and questions"):
-        scores += score_stories(engine, lm.formats, heard, speech, mode, config)
-        scores += score_questions(engine, lm.formats, asked, speech, mode, config)
+        scores += score_stories(engine, formats, heard, speech, mode, config)
+        scores += score_questions(engine, formats, asked, speech, mode, config)
     show(book, scores, heard, asked, speech, config.num_samples)
     dropped = len(stories) - len(heard) + len(questions) - len(asked)
     return Evaluation(scores=scores, metrics={"dropped_without_speech_tokens": float(dropped)})

@@ -107,22 +107,29 @@ def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, voc
     write_json(folder / SPEECH_FILE, {"num_codes": vocabulary.num_codes, "vocabulary_size": vocabulary.size})
 
 
+def load_formats(folder: Path | str) -> Formats:
+    """The prompts of a model folder of pretrain or sft, without its weights: for who gives them to an engine.
+
+    Raises ValueError when the folder is none.
+    """
+    folder = Path(folder)
+    if not (folder / SPEECH_FILE).is_file():
+        raise ValueError(f"{folder}: no {SPEECH_FILE}; wanted a model folder of pretrain or sft")
+    tokenizer = load_tokenizer(folder)
+    return Formats(tokenizer, Vocabulary.of(tokenizer, int(read_json(folder / SPEECH_FILE)["num_codes"])))
+
+
 def load_model(folder: Path | str) -> SpeechTextLM:
     """A model folder of pretrain or sft, float32, in evaluation mode.
 
     Raises ValueError when the folder is none or its tokenizer does not fit the model.
     """
-    folder = Path(folder)
-    if not (folder / SPEECH_FILE).is_file():
-        raise ValueError(f"{folder}: no {SPEECH_FILE}; wanted a model folder of pretrain or sft")
-    record = read_json(folder / SPEECH_FILE)
-    tokenizer = load_tokenizer(folder)
-    vocabulary = Vocabulary.of(tokenizer, int(record["num_codes"]))
+    folder, formats = Path(folder), load_formats(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     rows = model.get_input_embeddings().weight.shape[0]
-    if rows < vocabulary.size:
-        raise ValueError(f"{folder}: the embedding has {rows} rows, but the tokenizer {vocabulary.size} ids")
-    return SpeechTextLM(folder, model, tokenizer, vocabulary)
+    if rows < formats.vocabulary.size:
+        raise ValueError(f"{folder}: the embedding has {rows} rows, but the tokenizer {formats.vocabulary.size} ids")
+    return SpeechTextLM(folder, model, formats.tokenizer, formats.vocabulary)
 
 
 def packed_loss(
