@@ -51,9 +51,10 @@ def load(source: str) -> tuple[WhisperForConditionalGeneration, WhisperProcessor
     disable_progress_bar()
     try:
         config = WhisperConfig.from_pretrained(path)
-        model, report = WhisperForConditionalGeneration.from_pretrained(
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
             path, config=config, dtype=torch.float32, output_loading_info=True
         )
+        model, report = loaded
         processor = WhisperProcessor.from_pretrained(path)
     except OSError as error:
         line = str(error).strip().splitlines()[0]
@@ -124,19 +125,18 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
         return bytes(data[at - length : at - 1]).decode()
 
     try:
-        version, spec = number("I"), text()
-        if version != 6 or spec != "WhisperSpec":
-            raise ValueError(f"{path}: got {spec} of version {version}, wanted WhisperSpec of version 6")
-        number("I")  # revision of the spec
+        version, spec, _revision = number("I"), text(), number("I")
         variables = {}
-        for _ in range(number("I")):
+        for _ in range(number("I") if (version, spec) == (6, "WhisperSpec") else 0):
             name = text()
             shape = [number("I") for _ in range(number("B"))]
             dtype, size = DTYPES[number("B")], number("I")
             variables[name] = np.frombuffer(data[at : at + size], dtype).reshape(shape)
             at += size
-    except (struct.error, KeyError, UnicodeDecodeError) as error:
+    except (struct.error, KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a whole CTranslate2 file, at byte {at}: {error}") from error
+    if not variables:
+        raise ValueError(f"{path}: got {spec} of version {version}, wanted WhisperSpec of version 6")
     return variables
 
 
@@ -202,6 +202,7 @@ def _config(weights: dict[str, np.ndarray], tokenizer: WhisperTokenizer) -> Whis
         for side in ("encoder", "decoder")
     }
     end = tokenizer.eos_token_id
+    start: Any = tokenizer.convert_tokens_to_ids("<|startoftranscript|>")
     return WhisperConfig(
         vocab_size=weights["model.decoder.embed_tokens.weight"].shape[0],
         num_mel_bins=num_mels,
@@ -214,7 +215,7 @@ def _config(weights: dict[str, np.ndarray], tokenizer: WhisperTokenizer) -> Whis
         decoder_ffn_dim=weights["model.decoder.layers.0.fc1.weight"].shape[0],
         max_source_positions=weights["model.encoder.embed_positions.weight"].shape[0],
         max_target_positions=weights["model.decoder.embed_positions.weight"].shape[0],
-        decoder_start_token_id=tokenizer.convert_tokens_to_ids("<|startoftranscript|>"),
+        decoder_start_token_id=start,
         pad_token_id=end,
         bos_token_id=end,
         eos_token_id=end,

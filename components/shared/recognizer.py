@@ -1,0 +1,261 @@
+"""Speech to text with a stock Whisper, and the error rates of what it heard.
+
+Whisper reads 30 s of sound whatever the clip's length, which makes short clips slow. Here the encoder reads the clip and
+a stretch of silence behind it, on the first rows of its position table; when that ends without an end of text, the
+clip is read again in the full window.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.shared.audio import WHISPER_RATE_HZ, resample
+
+if TYPE_CHECKING:
+    import torch
+
+FULL_WINDOW_S = 30
+WINDOW_STEP_S = 2
+"""Windows are multiples of this, so that clips of similar length share a batch."""
+SILENCE_S = 1.0
+"""Least silence behind a clip, in a window that is not full."""
+TOKENS_PER_S = 10
+"""More text tokens than this for a second of sound is a recogniser that repeats itself."""
+MIN_TOKENS = 20
+HOP_S = 0.02
+"""Of one position of the encoder."""
+
+
+class Recognizer:
+    """A Whisper that transcribes many clips at once, greedily and without timestamps.
+
+    A clip's text does not depend on the clips beside it, up to the rounding of floating-point sums.
+    """
+
+    def __init__(self, source: str, device: str = "cpu", batch_s: float = 120.0) -> None:
+        """source: see assets.load_whisper. batch_s: seconds of window that the encoder reads at once."""
+        from components.shared.assets import load_whisper
+
+        self.source, self.device, self.batch_s = source, device, batch_s
+        model, processor = load_whisper(source)
+        self.model, self.processor = model.to(device), processor
+        settings = model.generation_config
+        self.is_multilingual = bool(getattr(settings, "is_multilingual", False))
+        self.suppressed = list(settings.suppress_tokens or [])
+        self.suppressed_first = list(settings.begin_suppress_tokens or [])
+        self.end = settings.eos_token_id if isinstance(settings.eos_token_id, int) else settings.eos_token_id[0]
+
+    def transcribe(self, waves: list[np.ndarray], sample_rate_hz: int, language: str) -> list[str]:
+        """waves: (samples,) each, float32, -1..1 -> their texts, in the same order.
+
+        Clips longer than 30 s are cut where they are quietest. Raises ValueError for a language that this Whisper does not
+        write, and for a wave that is empty or not finite.
+        """
+        prompt = self._prompt(language)
+        pieces: list[tuple[int, np.ndarray]] = []
+        for index, wave in enumerate(waves):
+            if wave.ndim != 1 or wave.size == 0 or not np.isfinite(wave).all():
+                raise ValueError(f"wave {index}: got shape {wave.shape}, wanted (samples,) of finite numbers")
+            pieces += [(index, part) for part in cut(resample(wave, sample_rate_hz, WHISPER_RATE_HZ))]
+        texts = self._transcribe_pieces([part for _, part in pieces], prompt)
+        joined: dict[int, list[str]] = defaultdict(list)
+        for (index, _), text in zip(pieces, texts, strict=True):
+            joined[index].append(text)
+        return [" ".join(text for text in joined[index] if text) for index in range(len(waves))]
+
+    def _prompt(self, language: str) -> list[int]:
+        """The decoder's first ids: start, language and task where the model knows several, no timestamps."""
+        settings = self.model.generation_config
+        prompt = [settings.decoder_start_token_id]
+        if self.is_multilingual:
+            if f"<|{language}|>" not in settings.lang_to_id:
+                raise ValueError(f"recognizer {self.source}: language {language!r} is not one of Whisper's")
+            prompt += [settings.lang_to_id[f"<|{language}|>"], settings.task_to_id["transcribe"]]
+        elif language != "en":
+            raise ValueError(f"recognizer {self.source}: got language {language!r}, wanted en, the only one it writes")
+        return [*prompt, settings.no_timestamps_token_id]
+
+    def _transcribe_pieces(self, waves: list[np.ndarray], prompt: list[int]) -> list[str]:
+        """Texts of clips of at most 30 s, window by window; runaways once more in the full window."""
+        texts = [""] * len(waves)
+        windows: dict[int, list[int]] = defaultdict(list)
+        for index, wave in enumerate(waves):
+            windows[window_s(len(wave) / WHISPER_RATE_HZ)].append(index)
+        runaways: list[int] = []
+        for seconds, indices in sorted(windows.items()):
+            size = max(1, int(self.batch_s / seconds))
+            for batch in (indices[at : at + size] for at in range(0, len(indices), size)):
+                for index, ids in zip(batch, self._read([waves[i] for i in batch], seconds, prompt), strict=True):
+                    texts[index] = self._text(ids)
+                    if ids[-1:] != [self.end] and seconds < FULL_WINDOW_S:
+                        runaways.append(index)
+        for index in runaways:
+            texts[index] = self._text(self._read([waves[index]], FULL_WINDOW_S, prompt)[0])
+        return texts
+
+    def _text(self, ids: list[int]) -> str:
+        return self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def _read(self, waves: list[np.ndarray], seconds: int, prompt: list[int]) -> list[list[int]]:
+        """The greedy token ids of each wave in a window of so many seconds; those that ended have the end id last."""
+        import torch
+
+        features = self.processor.feature_extractor(
+            waves,
+            sampling_rate=WHISPER_RATE_HZ,
+            padding="max_length",
+            max_length=seconds * WHISPER_RATE_HZ,
+            truncation=True,
+            return_tensors="pt",
+        ).input_features
+        longest = max(len(wave) for wave in waves) / WHISPER_RATE_HZ
+        most = min(MIN_TOKENS + int(TOKENS_PER_S * longest), self.model.config.max_target_positions - len(prompt) - 1)
+        with torch.inference_mode():
+            hidden = encode(self.model.model.encoder, features.to(self.device))
+            return self._decode(hidden, prompt, most)
+
+    def _decode(self, hidden: torch.Tensor, prompt: list[int], most: int) -> list[list[int]]:
+        """Greedy decoding. hidden: (clips, positions, width). Returns at most `most` ids a clip, the end id included."""
+        import torch
+        from transformers.modeling_outputs import BaseModelOutput
+
+        clips = len(hidden)
+        ids = torch.tensor([prompt] * clips, device=self.device)
+        running = torch.ones(clips, dtype=torch.bool, device=self.device)
+        found: list[torch.Tensor] = []
+        past = None
+        for step in range(most):
+            out = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+                decoder_input_ids=ids,
+                past_key_values=past,
+                use_cache=True,
+            )
+            past = out.past_key_values
+            scores = out.logits[:, -1].float()
+            scores[:, self.suppressed] = -torch.inf
+            if step == 0:
+                scores[:, self.suppressed_first] = -torch.inf
+            best = torch.where(running, scores.argmax(-1), torch.full_like(ids[:, 0], self.end))
+            found.append(best)
+            running = running & (best != self.end)
+            if not running.any():
+                break
+            ids = best[:, None]
+        rows = torch.stack(found, dim=1).tolist()
+        return [row[: row.index(self.end) + 1] if self.end in row else row for row in rows]
+
+
+def encode(encoder: Any, features: torch.Tensor) -> torch.Tensor:
+    """Whisper's encoder on any number of frames up to 3,000.
+
+    features: (clips, mels, frames), log-mel, frames even -> (clips, frames / 2, width).
+    """
+    from torch.nn import functional
+
+    hidden = functional.gelu(encoder.conv1(features.to(encoder.conv1.weight.dtype)))
+    hidden = functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    for layer in encoder.layers:
+        out = layer(hidden, None)
+        hidden = out[0] if isinstance(out, tuple) else out
+    return encoder.layer_norm(hidden)
+
+
+def window_s(duration_s: float) -> int:
+    """Seconds that the encoder reads for a clip: it, some silence, rounded up; at most the full window."""
+    return min(FULL_WINDOW_S, WINDOW_STEP_S * int(np.ceil((duration_s + SILENCE_S) / WINDOW_STEP_S)))
+
+
+def cut(wave: np.ndarray, longest_s: float = FULL_WINDOW_S) -> list[np.ndarray]:
+    """(samples,) at 16 kHz -> pieces of at most longest_s, cut in the quietest 0.2 s of their last quarter."""
+    longest, frame = int(longest_s * WHISPER_RATE_HZ), WHISPER_RATE_HZ // 5
+    pieces = []
+    while len(wave) > longest:
+        start = longest * 3 // 4
+        frames = wave[start : start + (longest - start) // frame * frame].reshape(-1, frame)
+        at = start + int(np.argmin(np.square(frames).sum(axis=1))) * frame + frame // 2
+        pieces.append(wave[:at])
+        wave = wave[at:]
+    return [*pieces, wave]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorRate:
+    """Errors over the length of the references: words for en, characters for zh."""
+
+    errors: int
+    """Substitutions, deletions and insertions."""
+    length: int
+    """Words or characters of the references."""
+
+    @property
+    def rate(self) -> float:
+        """errors / length; infinite when there is no reference but an error, 0 when there is neither."""
+        if self.length == 0:
+            return float("inf") if self.errors else 0.0
+        return self.errors / self.length
+
+
+@cache
+def _english_normalizer() -> Any:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    return EnglishTextNormalizer({})
+
+
+@cache
+def _to_simplified() -> Any:
+    import opencc
+
+    return opencc.OpenCC("t2s")
+
+
+def normalize_text(text: str, language: str) -> str:
+    """A text as error rates compare it.
+
+    en: Whisper's own normaliser (lower case, numbers as digits, contractions written out, no punctuation). zh: simplified
+    characters, full-width forms folded, no punctuation and no spaces; numbers stay as they are written. Other languages:
+    lower case without punctuation.
+    """
+    if language == "en":
+        return _english_normalizer()(text)
+    folded = unicodedata.normalize("NFKC", text).lower()
+    kept = "".join(char if unicodedata.category(char)[0] in "LNM" else " " for char in folded)
+    if language == "zh":
+        return _to_simplified().convert(re.sub(r"\s+", "", kept))
+    return " ".join(kept.split())
+
+
+def count_errors(reference: str, hypothesis: str, language: str) -> ErrorRate:
+    """Errors of one hypothesis, both normalised first; in characters for zh, in words otherwise."""
+    import jiwer
+
+    said, heard = (normalize_text(text, language) for text in (reference, hypothesis))
+    if language == "zh":
+        said, heard = " ".join(said), " ".join(heard)
+    if not said:
+        return ErrorRate(errors=len(heard.split()), length=0)
+    counts = jiwer.process_words(said, heard)
+    return ErrorRate(
+        errors=counts.substitutions + counts.deletions + counts.insertions,
+        length=counts.hits + counts.substitutions + counts.deletions,
+    )
+
+
+def word_error_rate(references: Iterable[str], hypotheses: Iterable[str], language: str) -> ErrorRate:
+    """Errors of all pairs together, over all their words (characters for zh).
+
+    Raises ValueError when the numbers of references and hypotheses differ.
+    """
+    pairs = list(zip(references, hypotheses, strict=True))
+    counts = [count_errors(reference, hypothesis, language) for reference, hypothesis in pairs]
+    return ErrorRate(errors=sum(count.errors for count in counts), length=sum(count.length for count in counts))
