@@ -1,7 +1,7 @@
 """Speech to text with a stock Whisper, and the error rates of what it heard.
 
-Whisper reads 30 s of sound whatever the clip's length, which makes short clips slow. Here the encoder reads the clip and
-a stretch of silence behind it, on the first rows of its position table; when that ends without an end of text, the
+Whisper reads 30 s of sound whatever the clip's length, which makes short clips slow. Here the encoder reads the clip
+and a stretch of silence behind it, on the first rows of its position table; when that ends without an end of text, the
 clip is read again in the full window.
 """
 
@@ -56,8 +56,8 @@ class Recognizer:
     def transcribe(self, waves: list[np.ndarray], sample_rate_hz: int, language: str) -> list[str]:
         """waves: (samples,) each, float32, -1..1 -> their texts, in the same order.
 
-        Clips longer than 30 s are cut where they are quietest. Raises ValueError for a language that this Whisper does not
-        write, and for a wave that is empty or not finite.
+        Clips longer than 30 s are cut where they are quietest. Raises ValueError for a language that this Whisper does
+        not write, and for a wave that is empty or not finite.
         """
         prompt = self._prompt(language)
         pieces: list[tuple[int, np.ndarray]] = []
@@ -123,7 +123,7 @@ class Recognizer:
             return self._decode(hidden, prompt, most)
 
     def _decode(self, hidden: torch.Tensor, prompt: list[int], most: int) -> list[list[int]]:
-        """Greedy decoding. hidden: (clips, positions, width). Returns at most `most` ids a clip, the end id included."""
+        """Greedy decoding. hidden: (clips, positions, width). Returns at most `most` ids a clip, end id included."""
         import torch
         from transformers.modeling_outputs import BaseModelOutput
 
@@ -222,9 +222,9 @@ def _to_simplified() -> Any:
 def normalize_text(text: str, language: str) -> str:
     """A text as error rates compare it.
 
-    en: Whisper's own normaliser (lower case, numbers as digits, contractions written out, no punctuation). zh: simplified
-    characters, full-width forms folded, no punctuation and no spaces; numbers stay as they are written. Other languages:
-    lower case without punctuation.
+    en: Whisper's own normaliser (lower case, numbers as digits, contractions written out, no punctuation). zh:
+    simplified characters, full-width forms folded, no punctuation and no spaces; numbers stay as they are written.
+    Other languages: lower case without punctuation.
     """
     if language == "en":
         return _english_normalizer()(text)
