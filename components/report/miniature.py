@@ -15,50 +15,62 @@ class Size:
     what: str
     stage: str
     names: tuple[str, ...]
-    """Names under which the stage may have recorded it, the first one found counts."""
+    """Figures of the stage that add up to it; those that it did not record count for nothing."""
     unit: str
     paper: str
 
 
 SIZES = (
+    Size(what="Speech", stage="collect", names=("hours",), unit="hours", paper="over 700,000 hours"),
     Size(
-        what="Speech", stage="collect", names=("hours",), unit="h", paper="700,000 h unsupervised, and supervised sets"
+        what="Text",
+        stage="collect",
+        names=("words_en", "words_zh"),
+        unit="words and characters",
+        paper="FineWeb-Edu and Chinese-FineWeb-Edu",
     ),
-    Size(what="Text", stage="collect", names=("texts",), unit="documents", paper="FineWeb-Edu, English and Chinese"),
     Size(
-        what="Codebook of the speech tokenizer",
+        what="Speech tokenizer",
         stage="speech_tokenizer",
         names=("num_codes",),
-        unit="codes",
-        paper="16,384 codes, Whisper-large-v3",
+        unit="codes, 12.5 a second",
+        paper="16,384 codes, 12.5 a second, from Whisper-large-v3",
     ),
     Size(
         what="Text-to-token model",
         stage="text_to_token",
-        names=("parameters", "num_parameters"),
+        names=("num_parameters",),
         unit="parameters",
         paper="1.5 billion parameters",
     ),
     Size(
-        what="Interleaved data",
+        what="Interleaved documents",
         stage="synthesize",
-        names=("speech_tokens", "num_speech_tokens"),
+        names=("speech_tokens",),
         unit="speech tokens",
-        paper="600 billion tokens",
+        paper="600 billion tokens, text and speech",
     ),
     Size(
         what="Language model",
         stage="pretrain",
-        names=("parameters", "num_parameters"),
+        names=("num_parameters",),
         unit="parameters",
         paper="9 billion parameters, from a pre-trained text LM",
     ),
+    Size(what="Pre-training", stage="mix", names=("total_tokens",), unit="tokens", paper="1 trillion tokens"),
     Size(
-        what="Pre-training",
-        stage="pretrain",
-        names=("tokens", "tokens_seen", "num_tokens"),
-        unit="tokens",
-        paper="1 trillion tokens",
+        what="Spoken dialogues",
+        stage="dialogues",
+        names=("num_dialogues",),
+        unit="dialogues",
+        paper="number not known to us",
+    ),
+    Size(
+        what="Speech decoder",
+        stage="speech_decoder",
+        names=("num_parameters",),
+        unit="parameters, Griffin-Lim as vocoder",
+        paper="CosyVoice's flow matching with a HiFT vocoder",
     ),
 )
 
@@ -67,10 +79,9 @@ def sizes(metrics: Metrics) -> list[dict[str, str]]:
     """The lines of SIZES that were recorded, each with the paper's number."""
     rows = []
     for size in SIZES:
-        found = metrics.get(size.stage, {})
-        value = next((found[name] for name in size.names if name in found), None)
-        if value is not None:
-            rows.append({"what": size.what, "here": f"{_short(value)} {size.unit}", "paper": size.paper})
+        found = [metrics.get(size.stage, {})[name] for name in size.names if name in metrics.get(size.stage, {})]
+        if found:
+            rows.append({"what": size.what, "here": f"{_short(sum(found))} {size.unit}", "paper": size.paper})
     return rows
 
 
@@ -99,6 +110,11 @@ def notes(scale: str, metrics: Metrics, *, missing: list[str], left_out: int) ->
         )
     if scale == "smoke":
         lines.append("Scale smoke only proves that every stage runs; nothing has learnt anything after a few steps.")
+    if metrics.get("speech_tokenizer", {}).get("random_start"):
+        lines.append(
+            "The speech tokenizer started from random weights, not from a Whisper: what follows it cannot be better "
+            "than its tokens."
+        )
     if missing:
         lines.append(f"Not run yet, and therefore not shown: {', '.join(missing)}.")
     if left_out:
