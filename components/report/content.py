@@ -18,7 +18,6 @@ STAGES = (
     *("collect", "speech_tokenizer", "tokenize", "text_to_token", "synthesize", "mix"),
     *("pretrain", "dialogues", "sft", "speech_decoder"),
 )
-OPEN = ("collect", "mix")
 SHELVES = {
     "speech_decoder": (
         "Re-synthesised speech",
@@ -136,14 +135,34 @@ def codebook(data: Path) -> str:
     return usage_chart(read_json(path)["counts"]) if path.is_file() else ""
 
 
-def numbers(metrics: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """All figures of every stage as (name, value) rows; counts whole, the rest with four digits."""
+def speech_rows(collected: dict[str, float]) -> list[tuple[str, str, str]]:
+    """(corpus, utterances, hours) of every corpus of recordings, from collect's metrics."""
+    prefix = "utterances_corpus_"
+    names = [name.removeprefix(prefix) for name in sorted(collected) if name.startswith(prefix)]
     return [
-        {
-            "name": stage,
-            "open": stage in OPEN,
-            "rows": [(name.replace("_", " "), show(value)) for name, value in sorted(rows.items())],
-        }
+        (name, show(collected[prefix + name]), f"{collected.get(f'hours_corpus_{name}', 0.0):.2f}") for name in names
+    ]
+
+
+def mixture_rows(mixed: dict[str, float]) -> list[tuple[str, str, str, str]]:
+    """(source, planned share, achieved share, epochs) of pre-training's mixture, from mix's metrics."""
+    prefix = "planned_share_"
+    names = [name.removeprefix(prefix) for name in mixed if name.startswith(prefix)]
+    return [
+        (
+            name,
+            f"{100 * mixed[prefix + name]:.1f}%",
+            f"{100 * mixed.get(f'achieved_share_{name}', 0.0):.1f}%",
+            f"{mixed.get(f'epochs_{name}', 0.0):.2f}",
+        )
+        for name in names
+    ]
+
+
+def numbers(metrics: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """All figures of every stage as (name, value) rows."""
+    return [
+        {"name": stage, "rows": [(name.replace("_", " "), show(value)) for name, value in sorted(rows.items())]}
         for stage, rows in metrics.items()
     ]
 

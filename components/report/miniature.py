@@ -92,17 +92,23 @@ def notes(scale: str, metrics: Metrics, *, missing: list[str], left_out: int) ->
         "them from elsewhere, and a right answer says nothing about the world outside.",
         "Withheld facts are stated in text only: in no recording, transcript, dialogue or text-to-token pair. Whatever "
         "is right about them in speech crossed over from text.",
-        "Chance is not one in N. It is the best of three guesses made without the story or the question: the ending or "
-        "answer that the same model finds likeliest, the commonest answer of the relation among the questions asked "
-        "here, and a draw of the lot.",
+        "Chance is not one in N. It is the best of three guesses made without the story or the question: what the same "
+        "model prefers when it hears the ending alone or is asked about something else, the commonest answer of the "
+        "relation among the questions asked here, and a draw of the lot.",
         "Intervals are 95% bootstrap intervals over facts (for word errors over utterances): what other facts might "
         "have given with the same models. They do not cover another training seed.",
         "Recorded and synthesised speech are never mixed in one figure. The recorded prompts are one speaker's, whose "
-        "other prompts were in training. Mandarin speech is synthesised, since none recorded could be installed: "
-        "read its figures as those of one synthesiser.",
+        "other prompts were in training.",
         "Word errors of decoded speech are those of a small independent recogniser, with its errors on the original "
         "sound beside them. The vocoder at this scale is Griffin-Lim, and sounds like it.",
     ]
+    share = metrics.get("collect", {}).get("mandarin_speech_share", 0.0)
+    lines.append(
+        f"Mandarin is {100 * share:.0f}% of the speech, all of it synthesised, since no recorded Mandarin could be "
+        "installed: read its figures as those of one synthesiser."
+        if share
+        else "There is no Mandarin speech in this run; Mandarin is in its texts alone."
+    )
     if scale in ("smoke", "tiny"):
         lines.append(
             f"Scale {scale} runs on a laptop. Its figures show whether the method works at all; none of them may be "

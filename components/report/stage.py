@@ -44,6 +44,8 @@ def run(config: ReportConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker
         shelves=shelves,
         learning=[stage for stage in learning if stage["charts"]],
         codebook=content.codebook(data),
+        speech=content.speech_rows(metrics["collect"]),
+        mixture=content.mixture_rows(metrics["mix"]),
         numbers=content.numbers({stage: rows for stage, rows in metrics.items() if rows}),
         notes=notes(config.scale, metrics, missing=missing, left_out=left_out),
     )
