@@ -35,6 +35,7 @@ def _config(**changes) -> SynthesizeConfig:
         retry_temperature=0.7,
         top_p=0.9,
         language_shares={"en": 2.0, "zh": 1.0},
+        keep_unfinished=False,
         target_tokens=100_000,
         documents_per_shard=8,
         heard_per_shard=4,
@@ -164,12 +165,12 @@ def test_texts_are_chosen_up_to_the_target_by_their_ids_alone(root):
 
 
 class FaultyEngine:
-    """Says the letters of a piece, but wrongly on the attempts that `wrong` names for a seed's turn."""
+    """Says the letters of a piece, but wrongly on the attempts that `wrong` names for its first word."""
 
     name, exact = "faulty", True
 
-    def __init__(self, model, texts: list[str], wrong: dict[str, list[int]]) -> None:
-        self.model, self.texts, self.wrong, self.attempt = model, texts, wrong, 0
+    def __init__(self, model, wrong: dict[str, list[int]]) -> None:
+        self.model, self.wrong, self.attempt = model, wrong, 0
 
     def generate_all(self, requests):
         v = self.model.vocabulary
@@ -191,11 +192,27 @@ def test_what_fails_is_said_once_more_and_then_stays_text(root):
     config = _config(ratio=1.0, mean_span=40.0)
     texts = [_text(i, f"{name} sees two dogs at home.") for i, name in enumerate(("Anna", "Bert", "Carla"))]
     plans = [plan(text, config, model) for text in texts]
-    engine = FaultyEngine(model, [], {"bert": [0], "carla": [0, 1]})
+    engine = FaultyEngine(model, {"bert": [0], "carla": [0, 1]})
     counts = say(plans, config, model, engine)  # type: ignore[arg-type]
     assert counts["said_again"] == 2 and counts["dropped_loop"] == 1
     codes = [plan.spans[0].codes for plan in plans]
     assert codes[0] == letters.say(texts[0].text) and codes[1] == letters.say(texts[1].text) and codes[2] == []
+
+
+def test_speech_without_an_end_is_kept_only_when_asked_for(root):
+    model = load(root / "data/text_to_token/model")
+    text = _text(0, "Anna sees two dogs at home.")
+
+    class Endless(FaultyEngine):
+        def generate_all(self, requests):
+            made = super().generate_all(requests)
+            return [dataclasses.replace(completion, finish_reason="length") for completion in made]
+
+    for keep in (False, True):
+        config = _config(ratio=1.0, mean_span=40.0, keep_unfinished=keep)
+        planned = plan(text, config, model)
+        counts = say([planned], config, model, Endless(model, {}))  # type: ignore[arg-type]
+        assert bool(planned.spans[0].codes) == keep and counts["dropped_unfinished"] == (not keep)
 
 
 def test_a_span_is_said_sentence_by_sentence(root):

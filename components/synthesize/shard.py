@@ -151,7 +151,8 @@ def say(plans: list[Plan], config: SynthesizeConfig, model: TextToToken, engine:
     for attempt, temperature in enumerate((config.temperature, config.retry_temperature)):
         requests = [_request(piece, attempt, temperature, config, model) for piece in waiting]
         for piece, completion in zip(waiting, engine.generate_all(requests), strict=True):
-            piece.fault = model.fault(piece.text, piece.language, completion)
+            fault = model.fault(piece.text, piece.language, completion)
+            piece.fault = "" if fault == "unfinished" and config.keep_unfinished else fault
             piece.codes = model.codes(completion.token_ids)
             counts["generated_tokens"] += len(piece.codes)
         waiting = [piece for piece in waiting if piece.fault]
