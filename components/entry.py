@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -45,8 +46,17 @@ def main(stage: str, arguments: Sequence[str] | None = None) -> None:
     """Parse the command line of a stage, run it and exit with its code."""
     options = _parser(stage).parse_args(arguments)
     root = Path.cwd()
+    _quiet()
     with guarded(stage, options.item, root):
         run_stage(stage, options.overrides, root=root, item=options.item, publish=options.publish)
+
+
+def _quiet() -> None:
+    """Keep libraries from telling users of the pipeline what only their own developers can change."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for category in (DeprecationWarning, FutureWarning):
+        warnings.filterwarnings("ignore", category=category)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"lhotse|lightning|torch|transformers")
 
 
 class guarded:

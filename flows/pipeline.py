@@ -49,6 +49,7 @@ def run_stage(stage: str, root: Path, names: list[str]) -> State[Any]:
     """
     outcomes: list[Outcome] = []
     console = terminal.Console(root, names)
+    console.seen += names[: names.index(stage)]
 
     def show(event: Event) -> None:
         console(event)

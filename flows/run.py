@@ -30,11 +30,13 @@ class Console:
     def __init__(self, root: Path, names: list[str]) -> None:
         self.root, self.names = root, names
         self.began = 0.0
+        self.seen: list[str] = []
 
     def __call__(self, event: Event) -> None:
         """Print the line of an event and record the lineage of a stage that ended."""
-        number = self.names.index(event.stage) + 1 if event.stage in self.names else 0
-        label = f"[{number:2d}/{len(self.names)}] {event.stage}"
+        if event.stage not in self.seen:
+            self.seen.append(event.stage)
+        label = f"[{self.seen.index(event.stage) + 1:2d}/{len(self.names)}] {event.stage}"
         if event.outcome is None:
             self.began = time.time()
             print(f"{label}: started", flush=True)

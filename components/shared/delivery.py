@@ -106,16 +106,40 @@ def watch(spool: Path) -> None:
     from components.shared.mlflow_store import Stores
 
     stores, idle_since = Stores(spool), time.time()
+    closed: dict[Path, int] = {}
     while spool.is_dir() and time.time() - idle_since < LINGER_S:
-        _bury_the_dead(spool)
-        if any([send_run(run, stores) for run in queued(spool)]) or _alive(spool):
-            idle_since = time.time()
+        for run in _open_runs(spool, closed):
+            _bury_if_dead(run)
+            if send_run(run, stores) or _alive(run):
+                idle_since = time.time()
         time.sleep(0.2)
     _forget_old(spool)
 
 
+def _open_runs(spool: Path, closed: dict[Path, int]) -> list[Path]:
+    """Runs that may still have something to send; those that ended are looked at again only when they grow."""
+    runs = []
+    for run in sorted(spool.glob("*/")):
+        size = _size(run / RECORDS)
+        if closed.get(run) == size:
+            continue
+        if delivered(run) and sent_state(run).get("ended"):
+            closed[run] = size
+        elif size:
+            runs.append(run)
+    return runs
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
 def send_run(run: Path, stores: Any) -> bool:
     """Send what one run has queued; True when something went out. A store that does not answer leaves it queued."""
+    if not (run / RECORDS).is_file():
+        return False
     state = sent_state(run)
     with (run / RECORDS).open("rb") as stream:
         records, offset = _read(stream, state.get("offset", 0))
@@ -140,7 +164,7 @@ def _read(stream: IO[bytes], offset: int) -> tuple[list[dict[str, Any]], int]:
     chunk = stream.read(LARGEST_READ)
     chunk = chunk[: chunk.rfind(b"\n") + 1]
     records = []
-    for line in chunk.splitlines():
+    for line in filter(None, chunk.splitlines()):
         try:
             records.append(json.loads(line))
         except ValueError:
@@ -148,27 +172,27 @@ def _read(stream: IO[bytes], offset: int) -> tuple[list[dict[str, Any]], int]:
     return records, offset + len(chunk)
 
 
-def _bury_the_dead(spool: Path) -> None:
-    """Close the runs whose process is gone: kill -9 leaves no record of its own."""
-    for run in spool.glob("*/"):
-        state = sent_state(run)
-        if state.get("run_id") and not state.get("ended") and delivered(run) and not _exists(state.get("pid", 0)):
-            with (run / RECORDS).open("a", encoding="utf-8") as stream:
-                stream.write("\n" + json.dumps({"kind": "end", "time_ms": int(time.time() * 1000), "status": "KILLED"}))
-                stream.write("\n")
+def _bury_if_dead(run: Path) -> None:
+    """Close a run whose process is gone: kill -9 leaves no record of its own."""
+    state = sent_state(run)
+    if state.get("run_id") and not state.get("ended") and delivered(run) and not _at_work(state):
+        end = {"kind": "end", "time_ms": int(time.time() * 1000), "status": "KILLED"}
+        with (run / RECORDS).open("a", encoding="utf-8") as stream:
+            stream.write(f"\n{json.dumps(end)}\n")
 
 
-def _alive(spool: Path) -> bool:
-    """Whether any run of the spool is still under way."""
-    states = [sent_state(run) for run in spool.glob("*/")]
-    return any(not state.get("ended") and _exists(state.get("pid", 0)) for state in states)
+def _alive(run: Path) -> bool:
+    """Whether the run's process is still at work."""
+    state = sent_state(run)
+    return bool(state.get("run_id")) and not state.get("ended") and _at_work(state)
 
 
-def _exists(pid: int) -> bool:
-    if pid <= 0:
-        return False
+def _at_work(state: dict[str, Any]) -> bool:
+    """Whether the process of a run lives; of another machine's processes nothing can be said, so they do."""
+    if state["host"] != socket.gethostname():
+        return True
     try:
-        os.kill(pid, 0)
+        os.kill(state["pid"], 0)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -189,11 +213,13 @@ def send_all(spool: Path) -> int:
 
     os.environ.update({name: value for name, value in SHORT.items() if name not in os.environ})
     with sole_sender(spool, wait=True):
-        _bury_the_dead(spool)
         stores = Stores(spool)
         for run in queued(spool):
             while send_run(run, stores):
                 pass
+        for run in spool.glob("*/"):
+            _bury_if_dead(run)
+            send_run(run, stores)
     return len(queued(spool))
 
 

@@ -31,7 +31,7 @@ class Stores:
         self.clients: dict[str, tuple[MlflowClient, str]] = {}
 
     def send(self, run: Path, records: list[dict[str, Any]], state: dict[str, Any]) -> dict[str, Any]:
-        """Send records of one run in order and return its new state {run_id, uri, pid, ended}.
+        """Send records of one run in order and return its new state {run_id, uri, pid, host, ended}.
 
         Raises ConnectionError when the store does not answer; a record that it refuses is reported and left out.
         """
@@ -110,7 +110,7 @@ class Stores:
         params = [Param(_name(key)[:250], value[:6000]) for key, value in record["params"].items()]
         for start in range(0, len(params), 90):
             client.log_batch(run_id, params=params[start : start + 90])
-        return {"run_id": run_id, "uri": record["uri"], "pid": record["pid"]}
+        return {"run_id": run_id, "uri": record["uri"], "pid": record["pid"], "host": record["host"]}
 
     def _parent(self, key: str) -> str:
         """The MLflow id of the run with a key; a parent that was not sent yet is made first."""

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import secrets
+import socket
 import sys
 import threading
 import time
@@ -199,7 +200,8 @@ def open_run(stage: str, item: str, config: dict[str, Any], root: Path, *, paren
     parent = parent or os.environ.get(PARENT_VARIABLE, "")
     tags = {"stage": stage, "item": item, "run_key": key, **origin(root, key)}
     params = dict(flatten(config))
-    spool.append("run", name=name, uri=spool.uri, parent=parent, params=params, tags=tags, pid=os.getpid())
+    process = {"pid": os.getpid(), "host": socket.gethostname()}
+    spool.append("run", name=name, uri=spool.uri, parent=parent, params=params, tags=tags, **process)
     ensure_sender(spool.folder.parent)
     return spool
 
