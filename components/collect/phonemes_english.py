@@ -26,8 +26,8 @@ VOWELS = frozenset("AIOQWYaiuæɑɒɔəɛɜɪʊʌᵻɐ")
 VOICELESS = frozenset("pkftθ")
 SIBILANTS = frozenset("szʃʒʧʤ")
 PRIMARY, SECONDARY = "ˈ", "ˌ"
-TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|[" + re.escape(PUNCTUATION) + r"]|[-–/]|\s+")
-INITIALS = re.compile(r"\b((?:[A-Za-z]\.){2,})")
+TOKEN = re.compile(r"(?:[A-Za-z]\.){2,}|[^\W\d_]+(?:'[^\W\d_]+)*|[" + re.escape(PUNCTUATION) + r"]|[-/]|\s+")
+"""Initials, words, marks, and what parts words; anything else is not said."""
 FOLD = str.maketrans({"’": "'", "‘": "'", "–": "—", "\u00a0": " "})
 
 BEFORE_VERB = frozenset(
@@ -158,7 +158,6 @@ def _unknown_word_reader() -> tuple[Any, dict[str, int], dict[int, str], int]:
 
 def to_phonemes(text: str) -> str:
     """English text -> one string of phonemes, stress marks, spaces and punctuation; empty when nothing can be said."""
-    text = INITIALS.sub(lambda found: found[1].replace(".", "").upper(), text)
     text = spell_numbers(text.translate(FOLD))
     tokens = [token if token.strip() else " " for token in TOKEN.findall(text)]
     readings: list[str] = []
@@ -187,6 +186,8 @@ def _starts_with_vowel(phonemes: str) -> bool | None:
 
 def _in_context(word: str, before: str, vowel_follows: bool | None) -> str:
     """The reading of a word, with the weak forms of small words and the reading that the word before asks for."""
+    if "." in word:
+        return _name_letters(word.replace(".", "").upper())
     lower = word.lower()
     if lower == "the":
         return "ði" if vowel_follows else "ðə"

@@ -11,6 +11,8 @@ import logging
 import re
 from typing import Any
 
+from components.shared.numbers_mandarin import spell_numbers
+
 INITIALS = {
     "b": "p", "p": "pʰ", "m": "m", "f": "f", "d": "t", "t": "tʰ", "n": "n", "l": "l", "g": "k", "k": "kʰ", "h": "x",
     "j": "ʨ", "q": "ʨʰ", "x": "ɕ", "zh": "ꭧ", "ch": "ꭧʰ", "sh": "ʂ", "r": "ɻ", "z": "ʦ", "c": "ʦʰ", "s": "s", "": "",
@@ -32,8 +34,14 @@ PUNCTUATION = str.maketrans(
     | {mark: "”" for mark in "》」』】〉"}
 )
 SPOKEN_MARKS = frozenset(";:,.!?—…“”()")
-DIGITS = "零一二三四五六七八九"
-NUMBER = re.compile(r"(?P<year>\d{4})(?=年)|(?P<number>\d+(?:\.\d+)?)(?P<percent>%?)")
+NEUTRAL_LAST = frozenset(
+    "学生 先生 喜欢 东西 衣服 时候 休息 朋友 早上 晚上 身上 认识 爷爷 奶奶 爸爸 妈妈 哥哥 弟弟 姐姐 妹妹 叔叔 太太 漂亮 月亮 "
+    "便宜 舒服 客气 知识 消息 关系 明白 告诉 故事 事情 窗户 眼睛 头发 耳朵 豆腐 护士 大夫 力气 清楚 热闹 聪明 暖和 凉快 咳嗽 "
+    "商量 照顾 麻烦 生意 意思 谢谢 这边 那边 里边 外边 上边 下边 前边 后边 旁边 左边 右边 里面 外面".split()
+)
+"""Words whose last syllable is said without a tone, against its character's own."""
+FULL_ER = frozenset("女儿 儿子 儿童 婴儿 幼儿 孤儿 健儿".split())
+"""Words in which 儿 is a syllable of its own; elsewhere, at a word's end, it only curls the one before."""
 SEGMENT = re.compile(r"[\u4e00-\u9fff]+|[A-Za-z][A-Za-z' -]*|[^\u4e00-\u9fffA-Za-z]")
 
 
@@ -50,7 +58,7 @@ def to_phonemes(text: str) -> str:
     from components.collect import phonemes_english
 
     pieces: list[str] = []
-    for segment in SEGMENT.findall(read_numbers(text).translate(PUNCTUATION)):
+    for segment in SEGMENT.findall(spell_numbers(text).translate(PUNCTUATION)):
         if "\u4e00" <= segment[0] <= "\u9fff":
             pieces.append(" ".join(_words(segment)))
         elif segment[0].isalpha():
@@ -80,6 +88,8 @@ def _words(run: str) -> list[str]:
     spoken, at = [], 0
     for word in words:
         stop = at + len(word)
+        if word in NEUTRAL_LAST or (len(word) > 1 and word.endswith("儿") and word not in FULL_ER):
+            finals[stop - 1] = finals[stop - 1].rstrip("12345") + "5"
         spoken.append("".join(_syllable(*pair) for pair in zip(initials[at:stop], finals[at:stop], strict=True)))
         at = stop
     return spoken
@@ -93,51 +103,3 @@ def _syllable(initial: str, final: str) -> str:
         return ""
     sound = "ɨ0" if name == "i" and initial in BUZZED else "ɔ0" if name == "o" and not initial else FINALS[name]
     return INITIALS[initial] + sound.replace("0", TONES[tone])
-
-
-def read_numbers(text: str) -> str:
-    """Digits as Chinese numerals: years digit by digit, everything else as a quantity."""
-    return NUMBER.sub(_read_number, text)
-
-
-def _read_number(found: re.Match[str]) -> str:
-    if found["year"]:
-        return "".join(DIGITS[int(digit)] for digit in found["year"])
-    whole, _, fraction = found["number"].partition(".")
-    if len(whole) > 12 or (len(whole) > 1 and whole.startswith("0")):
-        words = "".join(DIGITS[int(digit)] for digit in whole)
-    else:
-        words = numeral(int(whole))
-    if fraction:
-        words += "点" + "".join(DIGITS[int(digit)] for digit in fraction)
-    return f"百分之{words}" if found["percent"] else words
-
-
-def numeral(number: int) -> str:
-    """20345 -> 二万零三百四十五."""
-    if number == 0:
-        return DIGITS[0]
-    groups: list[int] = []
-    while number:
-        number, group = divmod(number, 10_000)
-        groups.append(group)
-    words = ""
-    for index in range(len(groups) - 1, -1, -1):
-        group = groups[index]
-        if not group:
-            continue
-        if words and (group < 1000 or groups[index + 1] == 0):
-            words += DIGITS[0]
-        words += _below_ten_thousand(group) + ["", "万", "亿", "万亿"][index]
-    return words.removeprefix("一") if words.startswith("一十") else words
-
-
-def _below_ten_thousand(group: int) -> str:
-    words = ""
-    for power, name in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
-        digit = group // power % 10
-        if digit:
-            words += DIGITS[digit] + name
-        elif words and group % power:
-            words += DIGITS[0] if not words.endswith(DIGITS[0]) else ""
-    return words

@@ -53,11 +53,11 @@ ABBREVIATIONS = {
     "etc.": "et cetera",
     "e.g.": "for example",
     "i.e.": "that is",
-    "No.": "number",
     "approx.": "approximately",
 }
 SYMBOLS = {"%": " percent", "&": " and ", "+": " plus ", "=": " equals ", "@": " at ", "°": " degrees"}
 ABBREVIATION = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, ABBREVIATIONS)) + r")(?!\w)")
+NUMBER_SIGN = re.compile(r"\bNo\.(?=\s?\d)")
 NUMBER = re.compile(
     r"(?P<money>[$£€])(?P<amount>\d[\d,]*(?:\.\d+)?)(?P<scale>\s(?:thousand|million|billion|trillion)\b)?"
     r"|(?<!\d)(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)(?!\d)"
@@ -69,7 +69,7 @@ NUMBER = re.compile(
 
 def spell_numbers(text: str) -> str:
     """English text with digits, money, clock times, some abbreviations and symbols written as words."""
-    text = ABBREVIATION.sub(lambda found: ABBREVIATIONS[found[1]], text)
+    text = ABBREVIATION.sub(lambda found: ABBREVIATIONS[found[1]], NUMBER_SIGN.sub("number", text))
     text = NUMBER.sub(_say, text)
     for symbol, words in SYMBOLS.items():
         text = text.replace(symbol, words)
