@@ -34,13 +34,16 @@ PUNCTUATION = str.maketrans(
     | {mark: "”" for mark in "》」』】〉"}
 )
 SPOKEN_MARKS = frozenset(";:,.!?—…“”()")
-NEUTRAL_LAST = frozenset(
-    "学生 先生 喜欢 东西 衣服 时候 休息 朋友 早上 晚上 身上 认识 爷爷 奶奶 爸爸 妈妈 哥哥 弟弟 姐姐 妹妹 叔叔 太太 漂亮 月亮 "
-    "便宜 舒服 客气 知识 消息 关系 明白 告诉 故事 事情 窗户 眼睛 头发 耳朵 豆腐 护士 大夫 力气 清楚 热闹 聪明 暖和 凉快 咳嗽 "
-    "商量 照顾 麻烦 生意 意思 谢谢 这边 那边 里边 外边 上边 下边 前边 后边 旁边 左边 右边 里面 外面".split()
+NEUTRAL_LAST = re.compile(
+    r"""
+    学生|先生|喜欢|东西|衣服|时候|休息|朋友|早上|晚上|身上|认识|爷爷|奶奶|爸爸|妈妈|哥哥|弟弟|
+    姐姐|妹妹|叔叔|太太|漂亮|月亮|便宜|舒服|客气|知识|消息|关系|明白|告诉|故事|事情|窗户|眼睛|
+    头发|耳朵|豆腐|护士|大夫|力气|清楚|热闹|聪明|暖和|凉快|咳嗽|商量|照顾|麻烦|生意|意思|谢谢|
+    这边|那边|里边|外边|上边|下边|前边|后边|旁边|左边|右边|里面|外面""",
+    re.VERBOSE,
 )
 """Words whose last syllable is said without a tone, against its character's own."""
-FULL_ER = frozenset("女儿 儿子 儿童 婴儿 幼儿 孤儿 健儿".split())
+FULL_ER = ("女儿", "儿子", "儿童", "婴儿", "幼儿", "孤儿", "健儿")
 """Words in which 儿 is a syllable of its own; elsewhere, at a word's end, it only curls the one before."""
 SEGMENT = re.compile(r"[\u4e00-\u9fff]+|[A-Za-z][A-Za-z' -]*|[^\u4e00-\u9fffA-Za-z]")
 
@@ -88,7 +91,7 @@ def _words(run: str) -> list[str]:
     spoken, at = [], 0
     for word in words:
         stop = at + len(word)
-        if word in NEUTRAL_LAST or (len(word) > 1 and word.endswith("儿") and word not in FULL_ER):
+        if NEUTRAL_LAST.fullmatch(word) or (len(word) > 1 and word.endswith("儿") and word not in FULL_ER):
             finals[stop - 1] = finals[stop - 1].rstrip("12345") + "5"
         spoken.append("".join(_syllable(*pair) for pair in zip(initials[at:stop], finals[at:stop], strict=True)))
         at = stop
