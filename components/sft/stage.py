@@ -28,7 +28,7 @@ from components.shared.tracking import Tracker
 from components.shared.training import fit
 
 SOURCES = ["spoken", "written"]
-NUM_SHOWN = 6
+NUM_SHOWN, SHOWN_TOKENS = 4, 96
 
 
 def run(config: SftConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -> dict[str, float]:
@@ -120,14 +120,14 @@ def _loader(config: SftConfig, chats: Chats, num_batches: int, pad_id: int) -> C
 def _show(folder: Path, rows: list[Dialogue], tracker: Tracker) -> None:
     """Log answers to a few held-out first turns, spoken and written."""
     chosen = [row for row in rows if row.split == "validation"] or rows
+    chosen = [chosen[int(i)] for i in np.linspace(0, len(chosen) - 1, min(NUM_SHOWN, len(chosen)))]
+    asked = [(row, how, codes) for row in chosen for how, codes in (("spoken", row.turns[0].tokens), ("written", []))]
     chat = load_chat(folder)
+    turns = [[ChatTurn(role="user", text=row.turns[0].text, codes=codes)] for row, _, codes in asked]
+    requests = [chat.request(str(number), turn, SHOWN_TOKENS) for number, turn in enumerate(turns)]
     lines = []
-    for row in [chosen[int(i)] for i in np.linspace(0, len(chosen) - 1, min(NUM_SHOWN, len(chosen)))]:
-        asked, wanted = row.turns[0], row.turns[1]
-        for codes, how in ((asked.tokens, "spoken"), ([], "written")):
-            reply = chat.reply([ChatTurn(role="user", text=asked.text, codes=codes)], max_new_tokens=160)
-            end = "" if reply.finished else " (cut)"
-            lines.append(
-                f"{how}: {asked.text}\n  -> {reply.text} [{len(reply.codes)} tokens]{end}\n  wanted: {wanted.text}"
-            )
+    for (row, how, _), completion in zip(asked, chat.engine.generate_all(requests), strict=True):
+        reply = chat.read(completion.token_ids, completion.finish_reason == "stop")
+        said = f"{reply.text} [{len(reply.codes)} tokens]{'' if reply.finished else ' (cut)'}"
+        lines.append(f"{how}: {row.turns[0].text}\n  -> {said}\n  wanted: {row.turns[1].text}")
     tracker.log_text("\n".join(lines) + "\n", "replies.txt")

@@ -38,9 +38,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None and grad_weight is not None:
                 grad = log_p.exp_()
                 grad.scatter_add_(1, label, torch.full_like(label, -1, dtype=grad.dtype))
-                grad = (grad * scale).to(h.dtype)
-                grad_hidden[part] = grad @ head
-                grad_weight[:num_real] += grad.t() @ h
+                torch.mul(grad, scale, out=logits)  # scaled and rounded in one pass, into memory that is there
+                torch.mm(logits, head, out=grad_hidden[part])
+                grad_weight[:num_real] += logits.t() @ h
         if needs_gradient:
             ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))  # type: ignore[union-attr]
         ctx.mark_non_differentiable(nll)
