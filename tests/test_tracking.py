@@ -281,11 +281,11 @@ def test_two_stages_at_once_on_a_new_store_and_one_that_is_killed(
     killed = start_stage(tmp_path, "killed", "hang")
     assert killed.stdout is not None and killed.stdout.readline() == "hanging\n"
     both = [start_stage(tmp_path, name) for name in ("first", "second")]
-    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert [process.wait(timeout=180) for process in both] == [0, 0]
     killed.kill()
     killed.wait()
     spool = spool_folder(tmp_path)
-    until = time.time() + 60
+    until = time.time() + 180
     while not all(read_state(run).get("ended") and delivered(run) for run in spool.glob("*/")):
         assert time.time() < until, (spool / "sender.log").read_text()
         time.sleep(0.2)

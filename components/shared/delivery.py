@@ -102,7 +102,6 @@ def watch(spool: Path) -> None:
 
     Started by ensure_sender only: the lock is this process's for as long as it lives.
     """
-    os.nice(5)
     from components.shared.mlflow_store import Stores
 
     stores, idle_since = Stores(spool), time.time()
