@@ -98,6 +98,10 @@ class SpeechTokenizerConfig:
     """Rounds of Lloyd's algorithm."""
     distil_weight: float
     """Weight of the distance to the pooled states of the un-quantised Whisper, ours; 0: transcripts alone."""
+    text_from_step: int
+    """Optimizer steps before transcripts are learnt as well; until then the distance alone, which needs no decoder."""
+    keep_in_memory: bool
+    """Whether features and the un-quantised Whisper's states are computed once and kept, for corpora of some hours."""
     frozen: list[str]
     """Prefixes of parameter names that do not move, such as encoder.conv1 or decoder.embed_tokens."""
     lr: float

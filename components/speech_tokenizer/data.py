@@ -1,4 +1,4 @@
-"""Clips for training: which utterances are used, batches of similar duration, features and labels.
+"""Clips for training: which utterances are used, and in which batches.
 
 The order of batches is a function of (seed, epoch) alone; a loader's whole state is the number of batches it has given.
 """
@@ -7,70 +7,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from lhotse import CutSet, MonoCut, Recording
 from lhotse.audio import AudioSource
 from lhotse.dataset import DynamicBucketingSampler
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from components.shared.audio import WHISPER_RATE_HZ, read_wave, resample
+from components.shared.audio import WHISPER_RATE_HZ
 from components.shared.contracts import Utterance
-from components.shared.features import log_mel
 from components.shared.manifest import inside
-from components.speech_tokenizer.config import AugmentConfig, SpeechTokenizerConfig
-from components.speech_tokenizer.transcripts import NO_LABEL, Transcripts, batch_of
-from components.speech_tokenizer.whisper_config import WhisperVQConfig
+from components.speech_tokenizer.batch import Batch, Clip, ClipFeatures
+from components.speech_tokenizer.config import SpeechTokenizerConfig
+from components.speech_tokenizer.transcripts import Transcripts
 
 SHORTEST_S = 0.1
 """Clips under this many seconds hold no speech."""
-MEL_MULTIPLE = 8
-"""Batches are padded to a multiple of this many mel frames, a token at 12.5 a second."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One utterance as training sees it."""
-
-    id: str
-    path: Path
-    duration_s: float
-    transcript: tuple[int, ...]
-    """Text ids with prompt and end; empty when there is no transcript."""
-    text: str
-    language: str
-    origin: str
-    corpus: str
-    is_pseudo: bool
-
-
-@dataclass
-class Batch:
-    """Some clips. Shapes: B clips, M mel bins, F mel frames, L text positions."""
-
-    features: Tensor
-    """(B, M, F) float32, augmented in training."""
-    clean: Tensor
-    """(B, M, F) float32: before noise and masks, cut off as Whisper does; what the un-quantised Whisper hears."""
-    mask: Tensor
-    """(B, F) bool, True where there is speech."""
-    inputs: Tensor
-    """(B, L) int64."""
-    targets: Tensor
-    """(B, L) int64, transcripts.NO_LABEL where nothing is learnt."""
-    clips: list[Clip]
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch with its tensors on a device."""
-        features, clean, mask, inputs, targets = (
-            value.to(device, non_blocking=True)
-            for value in (self.features, self.clean, self.mask, self.inputs, self.targets)
-        )
-        return Batch(features, clean, mask, inputs, targets, self.clips)
 
 
 def choose_clips(
@@ -105,15 +58,15 @@ def choose_clips(
         else:
             clips.append(
                 Clip(
-                    row.id,
-                    inside(folder, row.audio),
-                    row.duration_s,
-                    tuple(ids),
-                    text,
-                    row.language,
-                    row.origin,
-                    row.corpus,
-                    row.text_source == "pseudo",
+                    id=row.id,
+                    path=inside(folder, row.audio),
+                    duration_s=row.duration_s,
+                    transcript=tuple(ids),
+                    text=text,
+                    language=row.language,
+                    origin=row.origin,
+                    corpus=row.corpus,
+                    is_pseudo=row.text_source == "pseudo",
                 )
             )
     return clips, dropped
@@ -142,9 +95,9 @@ class Batches:
             weight = self.config.corpus_weights.get(clip.corpus, 1.0) * (self.pseudo_share if clip.is_pseudo else 1.0)
             copies = int(weight) + int(rng.random() < weight % 1)
             cuts += [_cut(f"{index}#{copy}", clip.duration_s) for copy in range(copies)]
-        rng.shuffle(cuts)  # type: ignore[arg-type]
+        shuffled = [cuts[place] for place in rng.permutation(len(cuts))]
         sampler = DynamicBucketingSampler(
-            CutSet.from_cuts(cuts),
+            CutSet(shuffled),
             max_duration=self.config.batch_s * self.world_size,
             num_buckets=min(self.config.num_buckets, max(1, len(cuts) // 4)),
             shuffle=True,
@@ -164,43 +117,6 @@ def _cut(name: str, duration_s: float) -> MonoCut:
     source = AudioSource(type="file", channels=[0], source=name)
     recording = Recording(name, [source], WHISPER_RATE_HZ, samples, samples / WHISPER_RATE_HZ)
     return MonoCut(name, start=0, duration=recording.duration, channel=0, recording=recording)
-
-
-class ClipFeatures(Dataset[Batch]):
-    """Numbered batches read from disk: a key is (number of the batch, clip numbers)."""
-
-    def __init__(
-        self,
-        clips: list[Clip],
-        shape: WhisperVQConfig,
-        augment: AugmentConfig | None,
-        seed: int,
-        pad: int,
-    ) -> None:
-        self.clips, self.shape, self.augment, self.seed, self.pad = clips, shape, augment, seed, pad
-
-    def __getitem__(self, key: tuple[int, list[int]]) -> Batch:
-        """Read, augment and analyse one batch; randomness from (seed, batch, place in the batch)."""
-        number, numbers = key
-        clips = [self.clips[index] for index in numbers]
-        rngs = [np.random.default_rng([self.seed, number, place]) for place in range(len(clips))]
-        waves = [read_wave(clip.path, WHISPER_RATE_HZ)[0] for clip in clips]
-        if self.augment is not None:
-            waves = [_change_speed(wave, self.augment, rng) for wave, rng in zip(waves, rngs, strict=True)]
-        clean, _ = self._features(waves, None)
-        if self.augment is not None:
-            waves = [_add_noise(wave, self.augment, rng) for wave, rng in zip(waves, rngs, strict=True)]
-        features, mask = self._features(waves, self.shape.feature_floor if self.shape.is_fixed else None)
-        if self.augment is not None:
-            features = _mask(features, mask, self.augment, rngs)
-        transcripts = [list(clip.transcript) or [self.pad, self.pad] for clip in clips]
-        inputs, targets = batch_of(transcripts, self.pad)
-        targets[torch.tensor([not clip.transcript for clip in clips])] = NO_LABEL
-        return Batch(features, clean, mask, inputs, targets, clips)
-
-    def _features(self, waves: list[np.ndarray], floor: float | None) -> tuple[Tensor, Tensor]:
-        mels = self.shape.num_mel_bins
-        return log_mel([torch.from_numpy(wave) for wave in waves], mels, floor=floor, multiple=MEL_MULTIPLE)
 
 
 class Loader:
@@ -251,49 +167,17 @@ class _Keys:
             epoch += 1
 
 
-def validation_loader(clips: list[Clip], features: ClipFeatures, batch_s: float) -> DataLoader[Batch]:
-    """All clips once, sorted by duration; read once and kept in memory."""
-    order = sorted(range(len(clips)), key=lambda index: clips[index].duration_s)
-    batches: list[list[int]] = [[]]
-    for index in order:
-        if batches[-1] and (len(batches[-1]) + 1) * clips[index].duration_s > batch_s:
+def in_order(clips: list[Clip], batch_s: float) -> list[list[int]]:
+    """Numbers of all clips once, sorted by duration, in batches of at most so many seconds with padding."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(clips)), key=lambda index: (clips[index].duration_s, clips[index].id)):
+        if not batches or (len(batches[-1]) + 1) * clips[index].duration_s > batch_s:
             batches.append([])
         batches[-1].append(index)
-    read = [features[number, numbers] for number, numbers in enumerate(batches) if numbers]
+    return batches
+
+
+def validation_loader(clips: list[Clip], features: ClipFeatures, batch_s: float) -> DataLoader[Batch]:
+    """All clips once, sorted by duration; read once and kept in memory."""
+    read = [features[number, numbers] for number, numbers in enumerate(in_order(clips, batch_s))]
     return DataLoader(read, batch_size=None)  # type: ignore[arg-type]
-
-
-def _change_speed(wave: np.ndarray, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    factor = float(rng.choice(augment.speeds))
-    return wave if factor == 1.0 else resample(wave, round(WHISPER_RATE_HZ * factor), WHISPER_RATE_HZ)
-
-
-def _add_noise(wave: np.ndarray, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """White or, half of the time, brown-tinted noise at a drawn signal-to-noise ratio."""
-    if rng.random() >= augment.noise_share:
-        return wave
-    noise = rng.standard_normal(len(wave)).astype(np.float32)
-    if rng.random() < 0.5:
-        noise = np.convolve(noise, 0.9 ** np.arange(32, dtype=np.float32), mode="same")
-    low, high = augment.noise_snr_db
-    ratio = 10 ** (-rng.uniform(low, high) / 20)
-    scale = ratio * np.sqrt(np.mean(wave**2)) / (np.sqrt(np.mean(noise**2)) + 1e-9)
-    return (wave + scale * noise).astype(np.float32)
-
-
-def _mask(features: Tensor, mask: Tensor, augment: AugmentConfig, rngs: list[np.random.Generator]) -> Tensor:
-    """SpecAugment: stretches of time and bands of mel set to the batch's lowest value."""
-    if not augment.time_masks and not augment.mel_masks:
-        return features
-    features = features.clone()
-    quiet = float(features.min())
-    for row, valid, rng in zip(features, mask.sum(1).tolist(), rngs, strict=True):
-        for _ in range(augment.time_masks):
-            width = int(rng.uniform(0, min(augment.time_mask_s * 100, valid / 4)))
-            start = int(rng.integers(0, max(1, valid - width)))
-            row[:, start : start + width] = quiet
-        for _ in range(augment.mel_masks):
-            width = int(rng.integers(0, augment.mel_mask_bins + 1))
-            start = int(rng.integers(0, len(row) - width))
-            row[start : start + width] = quiet
-    return features

@@ -16,11 +16,12 @@ from torch.nn import functional
 
 from components.shared.recognizer import word_error_rate
 from components.shared.training import linear_schedule
+from components.speech_tokenizer.batch import Batch
 from components.speech_tokenizer.config import SpeechTokenizerConfig
-from components.speech_tokenizer.data import Batch
 from components.speech_tokenizer.quantizer import all_sum, broadcast, code_use, gather, global_mean, kmeans
+from components.speech_tokenizer.teacher import pooled_states
 from components.speech_tokenizer.transcripts import NO_LABEL, Transcripts, decode_greedily
-from components.speech_tokenizer.whisper_vq import Encoder, Quantised, WhisperVQ, pool
+from components.speech_tokenizer.whisper_vq import Encoder, Quantised, WhisperVQ
 
 
 class TokenizerTraining(lightning.LightningModule):
@@ -46,6 +47,11 @@ class TokenizerTraining(lightning.LightningModule):
         for name, value in network.model.named_parameters():
             if any(name.startswith(prefix) for prefix in config.frozen):
                 value.requires_grad_(False)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the distance to the un-quantised Whisper is part of the loss."""
+        return bool(self._teacher) and self.config.distil_weight > 0
 
     def configure_optimizers(self) -> Any:
         """AdamW, matrices decayed, everything else not; linear warm-up and linear decay."""
@@ -108,10 +114,11 @@ class TokenizerTraining(lightning.LightningModule):
         else:
             self._remember(hidden.detach()[valid])
         states = encoder.after(hidden, valid)
-        text_loss = self._text_loss(batch, states, valid)
-        loss = loss + text_loss
-        seen = {"text_loss": text_loss}
-        if self._teacher and config.distil_weight > 0:
+        seen: dict[str, Tensor] = {}
+        if self.global_step >= config.text_from_step:
+            seen["text_loss"] = self._text_loss(batch, states, valid)
+            loss = loss + seen["text_loss"]
+        if self.needs_teacher:
             distance = self._distance(batch, states, valid)
             loss = loss + config.distil_weight * distance
             seen["distance_to_whisper"] = distance
@@ -121,18 +128,21 @@ class TokenizerTraining(lightning.LightningModule):
 
     def _text_loss(self, batch: Batch, states: Tensor, valid: Tensor) -> Tensor:
         """Nats per text token, over all ranks."""
-        logits = self.network.logits(states, valid, batch.inputs)
-        total = functional.cross_entropy(
-            logits.float().flatten(0, 1), batch.targets.flatten(), ignore_index=NO_LABEL, reduction="sum"
-        )
-        return global_mean(total, (batch.targets != NO_LABEL).sum())
+        decoder, learnt = self.network.decoder, batch.targets != NO_LABEL
+        hidden = decoder.hidden(batch.inputs, decoder.start(states), valid)
+        # Only the positions that are learnt meet the vocabulary, which costs as much as the layers below it.
+        logits = decoder.project(hidden[learnt]).float()
+        return global_mean(functional.cross_entropy(logits, batch.targets[learnt], reduction="sum"), learnt.sum())
 
     def _distance(self, batch: Batch, states: Tensor, valid: Tensor) -> Tensor:
         """Squared distance of final states to the un-quantised Whisper's pooled ones, as a share of their variance."""
         with torch.no_grad():
-            wanted, wanted_valid, _ = self._teacher[0].to(self.device)(batch.clean, batch.mask)
-            wanted, _ = pool(wanted * wanted_valid[..., None], wanted_valid, self.network.config.kernel)
-            wanted = wanted.float()[valid]
+            wanted = batch.wanted
+            if wanted is None:
+                assert batch.clean is not None
+                teacher = self._teacher[0].to(self.device)
+                wanted = pooled_states(teacher, batch.clean, batch.mask, self.network.config.kernel)
+            wanted = wanted[:, : valid.shape[1]][valid[:, : wanted.shape[1]]].float()
             variance = (wanted - wanted.mean(0)).square().mean()
         squared = (states.float()[valid] - wanted).square().mean(-1) / variance
         return global_mean(squared.sum(), valid.sum())
@@ -149,8 +159,8 @@ class TokenizerTraining(lightning.LightningModule):
         self.restarts += quantised.restarted
         used, perplexity = code_use((self.codes_used > 0.05) * self.codes_used)
         dead = (self.network.encoder.ema_count < self.config.ema_decay**self.config.restart_interval).float().mean()
-        watched = {"codes_used": used, "perplexity": perplexity, "dead_codes": dead, "restarts": float(self.restarts)}
-        self.log_dict({"commitment": quantised.commitment.detach(), **watched}, batch_size=size)
+        self.log_dict({"codes_used": used, "perplexity": perplexity, "restarts": float(self.restarts)}, batch_size=size)
+        self.log_dict({"commitment": quantised.commitment.detach(), "dead_codes": dead}, batch_size=size)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and transcripts of one batch."""

@@ -15,13 +15,15 @@ from components.shared.recognizer import word_error_rate
 from components.shared.tracking import Tracker
 from components.shared.training import fit, seeded
 from components.speech_tokenizer import checkpoint
+from components.speech_tokenizer.batch import Clip, ClipFeatures, changes_waves
 from components.speech_tokenizer.config import SpeechTokenizerConfig
-from components.speech_tokenizer.data import Batches, Clip, ClipFeatures, Loader, choose_clips, validation_loader
+from components.speech_tokenizer.data import Batches, Loader, choose_clips, validation_loader
 from components.speech_tokenizer.figures import codebook_figure
 from components.speech_tokenizer.model import SpeechTokenizer, load
 from components.speech_tokenizer.module import TokenizerTraining
 from components.speech_tokenizer.quantizer import code_use
 from components.speech_tokenizer.start import Start, make_start
+from components.speech_tokenizer.teacher import keep_in_memory
 from components.speech_tokenizer.transcripts import Transcripts
 
 
@@ -81,7 +83,14 @@ def _train(
 ) -> dict[str, float]:
     """Loaders and the training loop; returns the last validation's figures."""
     shape, pad = start.network.config, module.transcripts.end
-    features = ClipFeatures(train, shape, config.augment, config.seed, pad)
+    features = ClipFeatures(train, shape, config.augment, config.seed, pad, needs_clean=module.needs_teacher)
+    if config.keep_in_memory:
+        if changes_waves(config.augment):
+            raise ValueError("speech_tokenizer.keep_in_memory: got true, wanted false, since augment changes waves")
+        autocast = torch.bfloat16 if config.trainer.precision.startswith("bf16") else None
+        plain = ClipFeatures(train, shape, None, config.seed, pad, needs_clean=module.needs_teacher)
+        path = outputs.work / "kept.safetensors"
+        features.kept = keep_in_memory(start.teacher, plain, config.batch_s, path, autocast, tracker)
     loader = Loader(Batches(train, config, rank=0, world_size=1), features, config.num_loaders)
     plain = ClipFeatures(validation, shape, None, config.seed, pad)
     watched = validation_loader(validation, plain, config.batch_s)

@@ -217,6 +217,14 @@ class Decoder(nn.Module):
 
     def forward(self, ids: Tensor, caches: list[Cache], valid: Tensor) -> Tensor:
         """The next L text tokens: ids (B, L) int64, valid (B, K) bool -> logits (B, L, vocabulary)."""
+        return self.project(self.hidden(ids, caches, valid))
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Last states (..., D) -> logits (..., vocabulary)."""
+        return functional.linear(hidden, self.embed_tokens.weight)
+
+    def hidden(self, ids: Tensor, caches: list[Cache], valid: Tensor) -> Tensor:
+        """The states that `project` takes: (B, L, D)."""
         past = 0 if caches[0].own is None else caches[0].own[0].shape[2]
         positions = torch.arange(past, past + ids.shape[1], device=ids.device)
         if int(positions[-1]) >= self.embed_positions.num_embeddings:
@@ -230,7 +238,7 @@ class Decoder(nn.Module):
         states = functional.dropout(states, self.dropout, self.training)
         for layer, cache in zip(self._blocks, caches, strict=True):
             states = layer.decode(states, cache, causal, valid[:, None, None, :])
-        return functional.linear(self.layer_norm(states), self.embed_tokens.weight)
+        return self.layer_norm(states)
 
 
 class WhisperVQ(nn.Module):
