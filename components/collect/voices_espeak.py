@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,13 @@ class EspeakVoice:
     def speak(self, text: str, language: str, seed: int) -> np.ndarray:
         """See Voice.speak."""
         check_language(self, language)
+        text = "".join(char for char in text if unicodedata.category(char) != "So")  # it would say an emoji's name
         words_per_minute = round(DEFAULT_WORDS_PER_MINUTE * pace_of(seed, self.pace))
         pitch = min(99, round(DEFAULT_PITCH * self.pitch))
+        if not any(char.isalnum() for char in text):
+            raise ValueError(f"voice {self.name}: nothing to say in {text[:60]!r}")
         with _one_at_a_time:
             samples = _synthesize(self.folder, self.espeak_name, text, words_per_minute, pitch, seed)
-        if not samples.any():
-            raise ValueError(f"voice {self.name}: nothing to say in {text[:60]!r}")
         return within_range(samples / np.float32(32768))
 
 
