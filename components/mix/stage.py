@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from components.mix.config import MixConfig
 from components.mix.documents import SOURCES
 from components.mix.figures import shares_figure
@@ -76,25 +74,19 @@ def _compare(
     config: MixConfig, budgets: list[Budget], data: PackedData, num_sequences: int, outputs: Outputs, tracker: Tracker
 ) -> dict[str, float]:
     """Log what was planned beside what the finished schedule holds; write the statistics for the gate."""
-    tokens, pieces = np.zeros(len(budgets)), np.zeros(len(budgets))
-    fills = []
-    for number in range(num_sequences):
-        records = data.pieces(number)
-        np.add.at(tokens, records["source"], records["length"])
-        np.add.at(pieces, records["source"], 1)
-        fills.append({"fill": float(records["length"].sum() / config.sequence_length), "pieces": float(len(records))})
+    tokens, pieces = data.count()
     achieved = {budget.source: int(count) for budget, count in zip(budgets, tokens, strict=True)}
-    total, planned_total = max(1.0, float(tokens.sum())), sum(budget.planned for budget in budgets)
+    total, planned_total = max(1, int(tokens.sum())), sum(budget.planned for budget in budgets)
     padding = 1 - total / max(1, num_sequences * config.sequence_length)
     table = describe(budgets, achieved)
     tracker.say(f"mix: how {config.total_tokens:,} tokens were filled\n{table}\npadding {padding:.2%}")
     tracker.log_text(table + "\n", "plan.txt")
     tracker.log_figure(shares_figure(budgets, achieved), "shares")
-    metrics = {"num_sequences": float(num_sequences), "total_tokens": total, "padding_share": padding}
+    metrics = {"num_sequences": float(num_sequences), "total_tokens": float(total), "padding_share": padding}
     stats = []
     for index, budget in enumerate(budgets):
-        planned, got = budget.planned / planned_total, tokens[index] / total
-        epochs = tokens[index] / budget.available if budget.available else 0.0
+        planned, got = budget.planned / planned_total, float(tokens[index]) / total
+        epochs = float(tokens[index]) / budget.available if budget.available else 0.0
         name = budget.source
         metrics |= {f"planned_share_{name}": planned, f"achieved_share_{name}": got, f"epochs_{name}": epochs}
         stats.append(
@@ -103,10 +95,11 @@ def _compare(
                 "share_error": abs(planned - got),
                 "epochs": epochs,
                 "available_tokens": float(budget.available),
-                "pieces": pieces[index],
+                "pieces": float(pieces[index]),
                 "padding_share": padding,
             }
         )
-    step = max(1, len(fills) // MAX_STATS_ROWS)
-    outputs.write_stats(shards=stats, rows=fills[::step])
+    sample = [data.pieces(number) for number in range(0, num_sequences, max(1, num_sequences // MAX_STATS_ROWS))]
+    rows = [{"fill": float(p["length"].sum() / config.sequence_length), "pieces": float(len(p))} for p in sample]
+    outputs.write_stats(shards=stats, rows=rows)
     return metrics

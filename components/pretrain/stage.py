@@ -40,6 +40,10 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
     tokenizer = load_tokenizer(tokens)
     vocabulary = Vocabulary.of(tokenizer, int(extra["num_codes"]))
     train = PackedData(shards, "train")
+    if train.vocabulary_size != vocabulary.size:
+        raise ValueError(
+            f"{shards}: made for {train.vocabulary_size} token ids, but {tokens} has {vocabulary.size}; run mix again"
+        )
     validation = PackedData(shards, "validation")
     trainer = replace(config.trainer, num_steps=_num_steps(config, len(train)))
 

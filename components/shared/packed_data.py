@@ -21,6 +21,8 @@ from components.shared.packing import Piece, collate, pack
 
 PIECE = np.dtype([("source", "<u2"), ("shard", "<u2"), ("document", "<u4"), ("start", "<u4"), ("length", "<u4")])
 """A stretch of one document: tokens start .. start + length of a document of a shard of a source."""
+_BLOCK = 1 << 20
+"""Pieces that are counted at a time."""
 
 
 def write_documents(folder: Path, documents: list[list[int]], ids: list[str]) -> None:
@@ -48,6 +50,7 @@ class PackedData:
         self.sources: list[str] = manifest.extra["sources"]
         self.sequence_length: int = manifest.extra["sequence_length"]
         self.pad_id: int = manifest.extra["pad_id"]
+        self.vocabulary_size: int = manifest.extra["vocabulary_size"]
         self._pieces = _map(folder / f"{split}.pieces", PIECE)
         self._sequences = _map(folder / f"{split}.sequences", np.dtype("<u8"))
         counts = manifest.extra["shards"]
@@ -76,6 +79,17 @@ class PackedData:
         tokens, offsets = self._tokens[int(record["source"]), int(record["shard"])]
         start = int(offsets[int(record["document"])]) + int(record["start"])
         return tokens[start : start + int(record["length"])]
+
+    def count(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and pieces that the whole schedule holds of each source: (sources,) int64 each."""
+        tokens, pieces = np.zeros((2, len(self.sources)), np.int64)
+        for start in range(0, len(self._pieces), _BLOCK):
+            block = self._pieces[start : start + _BLOCK]
+            for number in range(len(self.sources)):
+                lengths = block["length"][block["source"] == number]
+                tokens[number] += int(lengths.sum(dtype=np.int64))
+                pieces[number] += len(lengths)
+        return tokens, pieces
 
     def document_id(self, record: np.void) -> str:
         """What the document of a record was called in its table."""
