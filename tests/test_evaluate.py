@@ -10,11 +10,11 @@ import pytest
 import soundfile
 import torch
 
-from components.evaluate.chat import holds_only
+from components.evaluate.chat import Answered, agreement_scores, answer_scores, holds_only, shares
 from components.evaluate.config import EvaluateConfig, Ranking, Split
 from components.evaluate.evaluation import error_score
 from components.evaluate.figures import summarise
-from components.evaluate.generation import Span, cut_span
+from components.evaluate.generation import Span, cut_span, sentence_scores
 from components.evaluate.intervals import difference_interval, ratio_interval
 from components.evaluate.language_modelling import question_scores
 from components.evaluate.likelihood import (
@@ -27,6 +27,7 @@ from components.evaluate.likelihood import (
     other_values,
     rank,
 )
+from components.evaluate.resynthesis import DECODED, ORIGINAL, VOCODED, Heard, scores_of, shown
 from components.evaluate.selection import choose, choose_each
 from components.evaluate.stage import evaluator, run
 from components.shared.contracts import ItemScore, Question, Sample, SpeechTokens, Story, Utterance
@@ -195,12 +196,12 @@ def test_an_item_without_words_has_no_error_rate():
 
 def test_spans_are_words_in_a_row_and_the_same_for_the_same_seed():
     text = "After a long trip Anna took the last train home, and nobody was there to meet her at the station."
-    span = cut_span(text, "en", config(mean_span=4.0))
+    span = cut_span(text, config(mean_span=4.0))
     assert span in text
-    assert span == cut_span(text, "en", config(mean_span=4.0))
-    lengths = [len(cut_span(f"{text} {i}", "en", config(mean_span=4.0)).split()) for i in range(200)]
+    assert span == cut_span(text, config(mean_span=4.0))
+    lengths = [len(cut_span(f"{text} {i}", config(mean_span=4.0)).split()) for i in range(200)]
     assert 3.6 <= np.mean(lengths) <= 4.4
-    assert cut_span("小狗在公园里跑。", "zh", config()) in "小狗在公园里跑。"
+    assert cut_span("小狗在公园里跑。", config()) in "小狗在公园里跑。"
 
 
 def test_a_reply_that_names_every_candidate_is_no_answer():
@@ -209,6 +210,56 @@ def test_a_reply_that_names_every_candidate_is_no_answer():
     assert not holds_only("Oslo or Bern.", "Oslo", names, "en")
     assert not holds_only("Bernadette told me.", "Bern", names, "en")
     assert holds_only("他住在北京。", "北京", ["北京", "上海"], "zh")
+
+
+def heard(name: str, origin: str, decoded: str) -> Heard:
+    row = SpeechTokens(
+        id=name,
+        tokens=[1, 2],
+        duration_s=0.2,
+        text="the train goes to Oslo",
+        text_source="human",
+        language="en",
+        speaker="s",
+        corpus="c",
+        license="MIT",
+        split="test",
+        origin=origin,
+    )
+    texts = {ORIGINAL: "the train goes to Oslo", DECODED: decoded, VOCODED: "the train goes to Oslo"}
+    return Heard(row=row, waves={}, texts=texts)
+
+
+def test_decoded_speech_stands_beside_the_original_and_the_vocoder():
+    spoken = [heard("a", "recorded", "the rain goes to Oslo"), heard("b", "synthesized", "the train goes to Oslo")]
+    figures = summarise(scores_of(spoken), seed=1, level=LEVEL)
+    assert figures["resynthesis_wer_recorded"] == pytest.approx(0.2)
+    assert figures["resynthesis_wer_synthesized"] == 0.0
+    assert figures["vocoder_wer_recorded"] == figures["resynthesis_wer_recorded_reference"] == 0.0
+    assert [item.row.id for item in shown([*spoken, *spoken], 2)] == ["a", "b"]
+
+
+def test_made_tokens_are_counted_against_the_real_ones():
+    row = heard("a", "synthesized", "").row
+    figures = summarise(sentence_scores([row], [[1, 2, 3]], ["the train"], [row.text]), seed=1, level=LEVEL)
+    assert figures["generation_length_sentences"] == 1.5
+    assert figures["generation_wer_sentences"] == pytest.approx(0.6)
+    assert figures["generation_wer_sentences_reference"] == 0.0
+
+
+def test_replies_are_judged_in_text_and_in_speech_beside_the_commonest_answer():
+    asked = [question(i, "Oslo" if i < 3 else "Bern", "home", False) for i in range(4)]
+    answered = [
+        Answered(question=item, text="It is Bern.", codes=[1], heard="It is burn.", finished=i > 0)
+        for i, item in enumerate(asked)
+    ]
+    figures = summarise(answer_scores(answered) + agreement_scores(answered), seed=1, level=LEVEL)
+    assert figures["reply_s_to_t"] == 0.25
+    assert figures["reply_s_to_s"] == 0.0
+    assert figures["reply_s_to_t_chance"] == 0.75
+    assert figures["reply_wer_speech"] == pytest.approx(1 / 3)
+    assert "reply_wer_speech_reference" not in figures
+    assert shares(answered)["replies_finished"] == 0.75
 
 
 # Selection

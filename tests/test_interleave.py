@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from components.shared.words import ends_sentence, words
 from components.synthesize.interleave import interleave, plan_spans
-from components.synthesize.words import ends_sentence, words
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -22,7 +22,7 @@ from components.report.curves import charts_of
 from components.report.sounds import to_mp3
 from components.report.spectrogram import HEIGHT, spectrogram_db, spectrogram_png
 from components.report.stage import run
-from components.report.table import LINES, figure, read_figures, to_markdown
+from components.report.table import BEGIN, END, LINES, figure, put_into, read_figures, to_markdown
 from components.shared.manifest import seal, write_json
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import TerminalTracker
@@ -161,6 +161,32 @@ def test_the_table_is_a_command(data):
     assert done.stdout.startswith("| what | value |")
     empty = subprocess.run([*command[:-1], str(data / "collect")], capture_output=True, text=True, check=False)
     assert "dvc repro report" in empty.stderr
+
+
+def test_the_table_is_put_between_its_marks(data):
+    document = f"# Title\n{BEGIN}\nold\n{END}\nmore\n"
+    assert put_into(document, "| new |") == f"# Title\n{BEGIN}\n| new |\n{END}\nmore\n"
+    assert put_into(put_into(document, "| new |"), "| new |") == put_into(document, "| new |")
+    with pytest.raises(ValueError, match="got 0 and 1 marks"):
+        put_into(END, "| new |")
+
+
+def test_the_readme_shows_the_figures_that_are_in_git(tmp_path):
+    """Those of the last commit, so that a run of one's own does not fail the test."""
+    root = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        return done.stdout if done.returncode == 0 else ""
+
+    paths = git("ls-files", "data/evaluate/*/metrics.json").split()
+    if not paths:
+        pytest.skip("no figures in git")
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(git("show", f":{path}"), encoding="utf-8")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert put_into(readme, to_markdown(read_figures(tmp_path / "data"))) == readme
 
 
 def test_training_and_validation_of_one_quantity_share_a_chart():

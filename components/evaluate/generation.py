@@ -19,6 +19,7 @@ from components.shared.manifest import hash_of, read_table
 from components.shared.places import Inputs
 from components.shared.speakable import speakable
 from components.shared.tracking import Tracker
+from components.shared.words import words
 
 SENTENCES, SPANS = "sentences", "spans"
 
@@ -100,30 +101,20 @@ def cut_spans(inputs: Inputs, config: EvaluateConfig, speakers: dict[str, str]) 
         key=lambda row: row.id,
         group=lambda row: row.language,
     )
-    spans = [
-        Span(id=text.id, text=cut_span(text.text, text.language, config), language=text.language) for text in chosen
-    ]
+    spans = [Span(id=text.id, text=cut_span(text.text, config), language=text.language) for text in chosen]
     good = [span for span in spans if sayable(span.text, span.language, speakers)]
     return good, len(spans) - len(good)
 
 
-def cut_span(text: str, language: str, config: EvaluateConfig) -> str:
-    """Some words in a row from anywhere in the text; their number is Poisson, at least one."""
-    words = split_words(text, language)
+def cut_span(text: str, config: EvaluateConfig) -> str:
+    """Some words in a row from anywhere in the text; their number is Poisson, at least one. '' when it has no word."""
+    places = words(text)
+    if not places:
+        return ""
     rng = np.random.default_rng([config.seed, int(hash_of(text)[:8], 16)])
-    length = max(1, min(len(words), int(rng.poisson(config.mean_span))))
-    start = int(rng.integers(len(words) - length + 1))
-    return "".join(words[start : start + length]).strip()
-
-
-def split_words(text: str, language: str) -> list[str]:
-    """Words with the spaces before them, so that any run of them joins to a piece of the text."""
-    if language == "zh":
-        import jieba
-
-        return list(jieba.cut(text)) or [text]
-    words = text.split()
-    return [" " + word for word in words] or [text]
+    length = max(1, min(len(places), int(rng.poisson(config.mean_span))))
+    first = int(rng.integers(len(places) - length + 1))
+    return text[places[first][0] : places[first + length - 1][1]].strip()
 
 
 def sentence_scores(

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.shared.manifest import read_json
+from components.shared.manifest import atomic, read_json
+
+
+BEGIN, END = "<!-- results: python -m components.report.table -->", "<!-- end of results -->"
+"""Between these two lines of a Markdown file stands the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,15 +197,34 @@ def to_markdown(figures: list[Figure]) -> str:
     return "\n".join(rows)
 
 
+def put_into(document: str, table: str) -> str:
+    """A document with the table between its two marks. Raises ValueError when it has not exactly one such place."""
+    counts = document.count(BEGIN), document.count(END)
+    if counts != (1, 1) or document.index(BEGIN) > document.index(END):
+        raise ValueError(f"got {counts[0]} and {counts[1]} marks, wanted one {BEGIN!r} and after it one {END!r}")
+    before, rest = document.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
 def main() -> None:
-    """Print the table of the run in data/."""
+    """Print the table of the run in data/, or put it into a Markdown file."""
     parser = argparse.ArgumentParser(prog="python -m components.report.table", description="The main figures of a run.")
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder that stages publish to")
+    parser.add_argument("--into", type=Path, help=f"a Markdown file with the lines {BEGIN} and {END}")
     options = parser.parse_args()
     figures = read_figures(options.data)
     if not figures:
         raise SystemExit(f"{options.data}: no figures; make them with `dvc repro report`")
-    print(to_markdown(figures))
+    if options.into is None:
+        print(to_markdown(figures))
+        return
+    try:
+        document = put_into(options.into.read_text(encoding="utf-8"), to_markdown(figures))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{options.into}: {error}") from error
+    with atomic(options.into) as temporary:
+        temporary.write_text(document, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from components.shared.contracts import Interleaved, Text, to_table
 from components.shared.engine import Engine, EngineConfig, Request, make_engine
 from components.shared.speakable import speakable
+from components.shared.words import ends_sentence, words
 from components.synthesize.config import SynthesizeConfig
 from components.synthesize.interleave import interleave, plan_spans
-from components.synthesize.words import ends_sentence, words
 from components.text_to_token.model import TextToToken, count_words, load
 
 RECORD = b"synthesize"
