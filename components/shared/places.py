@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from components.shared.manifest import read_manifest, remove, replace, write_json
 
 STATS_ROW, STATS_SHARD = "row", "shard"
@@ -84,6 +82,8 @@ class Outputs:
 
     def write_stats(self, shards: list[dict[str, float]], rows: list[dict[str, float]]) -> None:
         """What the stage's check looks at: numeric columns, one record a shard and one for each of a sample of rows."""
+        import pandas as pd
+
         frames = [pd.DataFrame(shards).assign(level=STATS_SHARD), pd.DataFrame(rows).assign(level=STATS_ROW)]
         self.partial.mkdir(parents=True, exist_ok=True)
         pd.concat([frame for frame in frames if len(frame)]).to_parquet(self.partial / STATS, index=False)
