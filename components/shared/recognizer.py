@@ -227,7 +227,8 @@ def normalize_text(text: str, language: str) -> str:
     Other languages: lower case without punctuation.
     """
     if language == "en":
-        return _english_normalizer()(text.replace("’", "'"))
+        # The normaliser takes an ellipsis for a word and does not know the typographic apostrophe.
+        return _english_normalizer()(re.sub(r"\.{2,}", " ", text.replace("’", "'")))
     folded = unicodedata.normalize("NFKC", text).lower()
     kept = "".join(char if unicodedata.category(char)[0] in "LNM" else " " for char in folded)
     if language == "zh":
