@@ -15,7 +15,7 @@ from components.shared.places import Inputs, Outputs
 from components.shared.speakable import speakable
 from components.shared.tracking import TerminalTracker
 from components.shared.training_config import TrainerConfig
-from components.text_to_token.config import TextToTokenConfig
+from components.text_to_token.config import GuidanceConfig, TextToTokenConfig
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ',.?!"
 NUM_CODES = len(LETTERS)
@@ -104,6 +104,7 @@ def text_to_token_config() -> TextToTokenConfig:
         speaker_share=0.5,
         joined_share=0.2,
         noise_share=0.0,
+        guidance=GuidanceConfig(weight=1.0, until=0.5, layer=0, width=2.0),
         label_smoothing=0.0,
         vocab_size=300,
         shape=LmShapeConfig(

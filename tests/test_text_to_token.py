@@ -25,7 +25,8 @@ CHOICES = Choices(speaker_share=0.5, joined_share=0.0, noise_share=0.0)
 def _examples(max_length: int = 128) -> Examples:
     pairs = select(letters.rows(), Counter())["train"]
     tokenizer = make_tokenizer(pairs, 300, letters.NUM_CODES)
-    return Examples(pairs, tokenizer, Vocabulary.of(tokenizer, letters.NUM_CODES), max_length)
+    pace = Pace.learn((pair.language, pair.said, pair.codes) for pair in pairs)
+    return Examples(pairs, tokenizer, Vocabulary.of(tokenizer, letters.NUM_CODES), pace, max_length)
 
 
 def _loader(examples: Examples, **changes) -> PairLoader:

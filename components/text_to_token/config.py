@@ -10,6 +10,20 @@ from components.shared.training_config import TrainerConfig
 
 
 @dataclass(kw_only=True)
+class GuidanceConfig:
+    """Guided attention in the early steps (Tachibana et al. 2018); the paper had the data to do without."""
+
+    weight: float
+    """Weight beside the cross-entropy at the first step; 0 leaves it out."""
+    until: float
+    """Share of the steps after which it is gone, 0..1; it falls linearly."""
+    layer: int
+    """Decoder layer whose first head is guided, from 0."""
+    width: float
+    """Standard deviation of the place in the text, in speech tokens."""
+
+
+@dataclass(kw_only=True)
 class TextToTokenConfig:
     """Section text_to_token of params.yaml and conf/scale."""
 
@@ -21,6 +35,8 @@ class TextToTokenConfig:
     """Share of the training pairs that are followed by another pair of their voice, as one text and one speech."""
     noise_share: float
     """Share of the speech tokens that are read wrongly in training, so that the model goes by the text."""
+    guidance: GuidanceConfig
+    """How the alignment of text and speech is found early."""
     label_smoothing: float
     """Probability that the training target gives to all other tokens together."""
     vocab_size: int

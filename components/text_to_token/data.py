@@ -15,7 +15,9 @@ from components.shared.contracts import SpeechTokens
 from components.shared.packing import Piece, best_fit, collate, pack
 from components.shared.speakable import speakable
 from components.shared.tokens import Vocabulary, add_speech, train_bpe
+from components.text_to_token.guidance import SPEECH, TEXT
 from components.text_to_token.model import NUM_MARKS, plain_ids, prompt_of
+from components.text_to_token.pace import Pace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,12 @@ class Examples:
     """Pairs as token ids: everything but the choices of an epoch."""
 
     def __init__(
-        self, pairs: list[Pair], tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, max_length: int
+        self,
+        pairs: list[Pair],
+        tokenizer: PreTrainedTokenizerFast,
+        vocabulary: Vocabulary,
+        pace: Pace,
+        max_length: int,
     ) -> None:
         """Pairs longer than max_length tokens with their speaker are left out; `num_too_long` says how many."""
         self.vocabulary = vocabulary
@@ -81,6 +88,8 @@ class Examples:
         self.controls: list[list[int]] = []
         self.speech: list[list[int]] = []
         self.voices: list[tuple[str, str]] = []
+        self.times: list[np.ndarray] = []
+        self.later_times: list[np.ndarray] = []
         controls = {name: [vocabulary.system, *plain_ids(tokenizer, name)] for name in {p.speaker for p in pairs}}
         self.num_too_long = 0
         for pair in pairs:
@@ -94,6 +103,8 @@ class Examples:
             self.controls.append(control)
             self.speech.append(speech)
             self.voices.append((pair.language, pair.speaker))
+            self.times.append(said_at(tokenizer, text, pair, pace))
+            self.later_times.append(said_at(tokenizer, self.later_texts[-1], pair, pace))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -107,12 +118,33 @@ class Examples:
         ids = np.array([*prompt, *speech, self.vocabulary.end_of_audio], dtype=np.int64)
         return Piece(ids, source=0, learn=np.arange(len(ids)) >= len(prompt))
 
+    def guide(self, members: tuple[int, ...], name_speaker: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(roles, times), both (tokens of the piece,): see guidance.py."""
+        first, *others = members
+        control = len(self.controls[first]) if name_speaker else 0
+        times, begins = [self.times[first]], float(len(self.speech[first]))
+        for other in others:
+            times.append(begins + self.later_times[other])
+            begins += len(self.speech[other])
+        text = np.concatenate(times)
+        num_codes = sum(len(self.speech[member]) for member in members)
+        roles = np.array([0] * (control + 1) + [TEXT] * len(text) + [SPEECH] * num_codes + [0, 0])
+        before, after = np.zeros(control + 1), np.zeros(2)
+        return roles, np.concatenate([before, text, np.arange(num_codes) + 0.5, after])
+
     def length(self, members: tuple[int, ...], name_speaker: bool) -> int:
         """Tokens of the piece."""
         first, *others = members
         text = len(self.texts[first]) + sum(len(self.later_texts[other]) for other in others)
         control = len(self.controls[first]) if name_speaker else 0
         return control + text + sum(len(self.speech[member]) for member in members) + NUM_MARKS
+
+
+def said_at(tokenizer: PreTrainedTokenizerFast, text: list[int], pair: Pair, pace: Pace) -> np.ndarray:
+    """When each text token of a pair is said if speech runs evenly, in speech tokens: (text tokens,) float64."""
+    silence, durations = pace.durations(tokenizer.batch_decode([[i] for i in text]), pair.language)
+    middles = silence + np.cumsum(durations) - durations / 2
+    return middles * len(pair.codes) / max(1e-6, 2 * silence + durations.sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,11 +211,23 @@ class PairLoader:
             bins = best_fit(np.array(lengths), self.sequence_length)
             for number in rng.permutation(len(bins))[skip:]:
                 pieces = [self.examples.piece(members[i], bool(named[i])) for i in bins[number]]
-                sequence = pack(pieces, self.sequence_length, v.pad, attend_across=False)
+                guides = [self.examples.guide(members[i], bool(named[i])) for i in bins[number]]
+                sequence = pack(pieces, self.sequence_length, v.pad, attend_across=False) | self._lay(guides)
                 noise = np.random.default_rng([self.seed, epoch, int(number)])
                 yield _with_noise(sequence, v, self.choices.noise_share, noise)
             skip = max(0, skip - len(bins))
             epoch += 1
+
+    def _lay(self, guides: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+        """roles (T,) int64 and times (T,) float32 of pieces in a row."""
+        roles = np.zeros(self.sequence_length, dtype=np.int64)
+        times = np.zeros(self.sequence_length, dtype=np.float32)
+        at = 0
+        for own_roles, own_times in guides:
+            roles[at : at + len(own_roles)] = own_roles
+            times[at : at + len(own_roles)] = own_times
+            at += len(own_roles)
+        return {"roles": roles, "times": times}
 
     def _members(self, rng: np.random.Generator) -> list[tuple[int, ...]]:
         """Every example once, some of them in pairs of the same voice."""

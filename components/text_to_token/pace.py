@@ -72,6 +72,12 @@ class Pace:
         pace = self._of(language)
         return float(_features(said) @ np.array([pace.base, pace.per_letter, pace.per_ideograph, pace.per_mark]))
 
+    def durations(self, parts: Sequence[str], language: str) -> tuple[float, np.ndarray]:
+        """(tokens of silence at either end, expected tokens of each part of a text (parts,) float64)."""
+        pace = self._of(language)
+        rates = np.array([0, pace.per_letter, pace.per_ideograph, pace.per_mark])
+        return pace.base / 2, np.array([float(_features(part) @ rates) for part in parts])
+
     def bounds(self, said: str, language: str) -> tuple[int, int]:
         """Fewest and most tokens accepted for a speakable text."""
         pace, expected = self._of(language), self.expected(said, language)

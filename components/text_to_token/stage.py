@@ -8,10 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from components.shared.contracts import SpeechTokens
 from components.shared.engine import make_engine
 from components.shared.manifest import read_manifest, read_table, seal
+from components.shared.packed_attention import packed
 from components.shared.places import Inputs, Outputs
 from components.shared.speech_lm import random_model
 from components.shared.tokens import Vocabulary
@@ -57,21 +59,14 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
     tokenizer = make_tokenizer(train, config.vocab_size, num_codes)
     vocabulary = Vocabulary.of(tokenizer, num_codes)
 
-    examples = Examples(train, tokenizer, vocabulary, config.sequence_length)
+    pace = Pace.learn((pair.language, pair.said, pair.codes) for pair in train)
+    examples = Examples(train, tokenizer, vocabulary, pace, config.sequence_length)
     dropped["too_long"] += examples.num_too_long
     if sum(dropped.values()):
         tracker.say(f"text_to_token: left out {dict(dropped)} of {len(train) + sum(dropped.values())} pairs")
-    module = TextToTokenModule(
-        random_model(config.shape, vocabulary, config.engine.max_length, config.seed),
-        vocabulary,
-        config.optimizer,
-        num_steps=config.trainer.num_steps,
-        sources=["pairs"],
-        chunk=1,
-        log_every_steps=config.trainer.log_every_steps,
-    )
-    module.label_smoothing = config.label_smoothing
-    num_parameters = sum(p.numel() for p in module.model.parameters())
+    model = random_model(config.shape, vocabulary, config.engine.max_length, config.seed)
+    module = TextToTokenModule(model, vocabulary, config)
+    num_parameters = sum(p.numel() for p in model.parameters())
     tracker.say(f"text_to_token: {len(examples)} pairs, {num_parameters / 1e6:.1f}M parameters")
     loader = PairLoader(
         examples,
@@ -83,12 +78,12 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
         ),
         seed=config.seed,
     )
-    held_out = Examples(unseen, tokenizer, vocabulary, config.sequence_length)
+    held_out = Examples(unseen, tokenizer, vocabulary, pace, config.sequence_length)
     batches = validation_loader(held_out, config.sequence_length, config.batch_size) if len(held_out) else None
     started = time.monotonic()
-    curve = fit(
-        module, loader, batches, config.trainer, tracker=tracker, work=outputs.work, what="text_to_token: training"
-    )
+    torch.set_num_threads(config.engine.num_threads)
+    with packed(model):
+        curve = fit(module, loader, batches, config.trainer, tracker=tracker, work=outputs.work, what="text_to_token")
     metrics = {
         "num_parameters": float(num_parameters),
         "num_pairs": float(len(examples)),
@@ -99,9 +94,8 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
 
     model_folder = outputs.folder("model")
     module.to("cpu")
-    module.model.save_pretrained(model_folder)
+    model.save_pretrained(model_folder)
     tokenizer.save_pretrained(model_folder)
-    pace = Pace.learn((pair.language, pair.said, pair.codes) for pair in train)
     speakers = sorted({pair.speaker for pair in train})
     save_record(model_folder, vocabulary, tokens_per_s, main_speakers(train), speakers=speakers, pace=pace.to_json())
     seal(model_folder, extra={"num_codes": num_codes})
