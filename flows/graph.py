@@ -56,13 +56,13 @@ def stages(root: Path) -> list[str]:
     with Repo(str(root)) as repo:
         graph = repo.index.graph
         order = networkx.lexicographical_topological_sort(graph.reverse(copy=True), key=_place(repo))
-        return [stage.addressing for stage in order]
+        return [stage.name for stage in order]
 
 
 def _place(repo: object) -> Callable[[object], int]:
     """The place of a stage in dvc.yaml, so that the order among independent stages is the file's."""
-    places = {stage.addressing: number for number, stage in enumerate(repo.index.stages)}  # type: ignore[attr-defined]
-    return lambda stage: places[stage.addressing]  # type: ignore[attr-defined]
+    places = {stage.name: number for number, stage in enumerate(repo.index.stages)}  # type: ignore[attr-defined]
+    return lambda stage: places[stage.name]  # type: ignore[attr-defined]
 
 
 def repro(root: Path, arguments: list[str], show: Callable[[Event], None]) -> None:

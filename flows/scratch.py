@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 SCALE_LINE = re.compile(r"^scale:[ \t]*(?P<scale>\S+).*$", re.MULTILINE)
-CODE = ("components", "flows", "conf", "params.yaml", "dvc.yaml", "dvc.lock", ".dvcignore")
+CODE = ("components", "flows", "conf", "params.yaml", "dvc.yaml", ".dvcignore", "data/corpora")
 SKIPPED = (".dvc", ".git", "dvc.lock")
 
 
@@ -41,20 +41,21 @@ def checkout_for(scale: str, root: Path) -> Path:
 
 
 def _copy(root: Path, scratch: Path) -> set[Path]:
-    """Copy every file that git tracks or would track; returns their relative paths."""
-    wanted = {path for path in _files(root) if path.parts[0] not in SKIPPED and path.name != "metrics.json"}
+    """Copy the working tree; returns the relative paths of what was copied."""
+    wanted = {path for path in working_tree(root) if path.parts[0] not in SKIPPED and path.name != "metrics.json"}
     for path in wanted:
         _write(scratch / path, (root / path).read_bytes())
     return wanted
 
 
-def _files(root: Path) -> list[Path]:
+def working_tree(root: Path) -> list[Path]:
+    """Every file that git tracks or would track, as it is now; without git, the code and the corpora."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=root, capture_output=True, check=False)
     if listed.returncode == 0 and (root / ".git").exists():
         paths = [Path(name) for name in listed.stdout.decode().split("\0") if name]
     else:
-        found = [root / name for name in (*CODE, "data")]
+        found = [root / name for name in CODE]
         paths = [path.relative_to(root) for top in found for path in ([top] if top.is_file() else top.rglob("*"))]
         paths = [path for path in paths if "__pycache__" not in path.parts]
     return [path for path in paths if (root / path).is_file()]

@@ -1,0 +1,282 @@
+"""The whole graph at its smallest scale through real DVC, in a clone: from nothing, then what each change re-runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.config import STAGES
+from components.shared.manifest import read_json, read_manifest
+from flows.scratch import checkout_for, working_tree
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ("speech_tokenizer", "text_to_token", "pretrain", "sft", "speech_decoder")
+AFTER_PRETRAIN = {"pretrain", "check@pretrain", "evaluate@pretrain", "sft", "check@sft", "evaluate@sft", "report"}
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def ran(self) -> set[str]:
+        """Stages that were really run."""
+        return set(re.findall(r"^\[ *\d+/\d+\] (\S+): done in", self.out, re.MULTILINE))
+
+    @property
+    def restored(self) -> set[str]:
+        """Stages whose outputs came from the cache."""
+        return set(re.findall(r"^\[ *\d+/\d+\] (\S+): from cache", self.out, re.MULTILINE))
+
+
+def command(folder: Path, *arguments: str) -> Done:
+    """A Python command with the code of the folder, as a user would type it there."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    print(f"$ {' '.join(arguments)}\n{done.stdout}{done.stderr}")
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of this checkout with what is not committed yet, as one commit."""
+    folder = tmp_path_factory.mktemp("clone")
+    for path in working_tree(ROOT):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, folder / path)
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "as it is")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(clone: Path) -> Done:
+    """The first run of the whole graph."""
+    return command(clone, "-m", "flows.run", "--scale", "smoke")
+
+
+@pytest.fixture
+def smoke(clone: Path, first: Done) -> Path:
+    """The place where scale smoke has run."""
+    assert first.code == 0, first.out + first.err
+    return clone / ".work" / "scale" / "smoke"
+
+
+def again(clone: Path, *targets: str) -> Done:
+    return command(clone, "-m", "flows.run", "--scale", "smoke", *targets)
+
+
+def edit(path: Path, pattern: str, new: str) -> None:
+    """Replace the first match of a pattern in a file."""
+    text, count = re.subn(pattern, new, path.read_text(), count=1, flags=re.DOTALL)
+    assert count == 1, f"{pattern} in {path}"
+    path.write_text(text)
+
+
+def store(clone: Path) -> list[Any]:
+    """All runs of the clone's MLflow store, when nothing is queued any more."""
+    from mlflow import MlflowClient
+
+    assert command(clone, "-m", "components.shared.tracking", "send").code == 0
+    client = MlflowClient(f"sqlite:///{clone / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("speechloom")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def test_the_whole_graph_runs_and_leaves_the_checkout_clean(clone: Path, smoke: Path, first: Done) -> None:
+    checks = {f"check@{stage}" for stage in STAGES if stage not in ("evaluate", "report")}
+    evaluations = {f"evaluate@{model}" for model in MODELS}
+    assert first.ran == {"fingerprint", *STAGES, *checks, *evaluations} - {"evaluate"}
+    for stage in STAGES:
+        for folder in [smoke / "data" / stage / model for model in MODELS if stage == "evaluate"] or [
+            smoke / "data" / stage
+        ]:
+            assert read_json(folder / "metrics.json"), folder
+    page = (smoke / "data" / "report" / "page" / "report.html").read_text()
+    assert "<audio" in page and "http://" not in re.sub(r"http://www\.w3\.org/\S+", "", page)
+    assert f"{smoke / 'data' / 'report' / 'page' / 'report.html'}" in first.out
+    assert "make dashboard" in first.out
+    assert git(clone, "status", "--porcelain") == ""
+
+
+def test_every_run_is_in_the_one_store_below_its_pipeline(clone: Path, smoke: Path) -> None:
+    runs = store(clone)
+    (parent,) = [run for run in runs if run.info.run_name == "pipeline"]
+    children = [run for run in runs if run is not parent]
+    assert len(children) == len(STAGES) - 1 + 10 + len(MODELS)
+    for run in children:
+        tags = run.data.tags
+        assert run.info.status == "FINISHED", run.info.run_name
+        assert tags["mlflow.parentRunId"] == parent.info.run_id
+        assert tags["pipeline_id"] == parent.data.tags["pipeline_id"]
+        assert any(name.startswith("dvc.out.") for name in tags), run.info.run_name
+    by_name = {run.info.run_name: run for run in children}
+    for earlier, table, later in [("mix", "shards", "pretrain"), ("pretrain", "model", "sft")]:
+        content = read_manifest(smoke / "data" / earlier / table).content_hash
+        assert by_name[earlier].data.tags[f"output.{table}"] == content
+        assert by_name[later].data.tags[f"input.{earlier}/{table}"] == content
+        name = f"data/{earlier}/{table}"
+        assert by_name[earlier].data.tags[f"dvc.out.{name}"] == by_name[later].data.tags[f"dvc.dep.{name}"]
+
+
+def test_a_second_repro_has_nothing_to_do_and_says_so_quickly(smoke: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = command(smoke, "-m", "dvc", "repro")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.code == 0 and "Running stage" not in done.out
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 5.0
+
+
+def test_a_changed_comment_reruns_nothing(clone: Path, smoke: Path) -> None:
+    for name in ("components/shared/manifest.py", "components/pretrain/stage.py"):
+        with (clone / name).open("a") as stream:
+            stream.write("\n# A comment that nobody needs.\n")
+    try:
+        assert again(clone).ran == {"fingerprint"}
+    finally:
+        git(clone, "checkout", "--", "components")
+
+
+def test_a_changed_learning_rate_reruns_only_what_follows_and_the_old_one_comes_from_cache(
+    clone: Path, smoke: Path
+) -> None:
+    edit(clone / "conf" / "scale" / "smoke.yaml", r"(\npretrain:.*?\n +(?:peak_)?lr: )\S+", r"\g<1>1.5e-3")
+    try:
+        changed = again(clone)
+    finally:
+        git(clone, "checkout", "--", "conf")
+    assert changed.code == 0, changed.out + changed.err
+    assert {"pretrain", "sft", "evaluate@pretrain", "evaluate@sft", "report"} <= changed.ran <= AFTER_PRETRAIN
+    back = again(clone)
+    assert back.ran <= {"fingerprint"} and {"pretrain", "sft", "report"} <= back.restored
+    assert [run for run in store(clone) if run.data.tags.get("restored") == "true"]
+
+
+def test_a_moved_limit_reruns_only_its_gate(clone: Path, smoke: Path) -> None:
+    edit(clone / "params.yaml", r"(\nchecks:.*?\n  tokenize:.*?mostly: )\S+?([,}\s])", r"\g<1>0.001\g<2>")
+    try:
+        assert again(clone).ran == {"check@tokenize"}
+    finally:
+        git(clone, "checkout", "--", "params.yaml")
+        again(clone)
+
+
+def test_a_broken_limit_stops_at_its_gate_with_one_line_through_every_door(clone: Path, smoke: Path) -> None:
+    rule = "\n  tokenize:\n    - {column: num_tokens, level: row, min: 1.0e+6, max: null, mostly: 1.0}\n"
+    columns = read_columns(smoke / "data" / "tokenize" / "stats.parquet")
+    edit(clone / "params.yaml", r"(\nchecks:.*?)\n  tokenize:\n.*?\n(?=  \w)", r"\g<1>" + rule)
+    edit(clone / "params.yaml", "column: num_tokens, level: row", f"column: {columns[0]}, level: row")
+    verdict = smoke / "data" / "check" / "tokenize" / "verdict.json"
+    page = ".work/check/tokenize/docs/index.html"
+    said = (
+        rf"rule row\.{columns[0]} in \[1e\+06, inf\] for 100 % is broken by (\d+) of \1 records, such as .*; see {page}"
+    )
+    line = re.compile(f"^check@tokenize: {said}$")
+    try:
+        through_make = again(clone)
+        assert through_make.code == 2
+        assert line.match(through_make.err.strip().splitlines()[-1])
+        assert through_make.ran == set()
+        develop = command(smoke, "-m", "components.shared.checks", "--stage", "tokenize")
+        assert develop.code == 2 and line.match(develop.err.strip())
+        plain = command(smoke, "-m", "dvc", "repro", "check@tokenize")
+        assert plain.code != 0 and any(line.match(text) for text in plain.err.splitlines())
+        flow = command(smoke, "-m", "flows.pipeline", "check@tokenize")
+        assert flow.code == 2 and line.match(flow.err.strip().splitlines()[-1])
+        assert (smoke / page).is_file()
+        assert verdict.is_file(), "the last good verdict is back"
+    finally:
+        git(clone, "checkout", "--", "params.yaml")
+    assert again(clone).code == 0
+
+
+def read_columns(path: Path) -> list[str]:
+    """Columns that have a number in every row of the statistics."""
+    import pandas as pd
+
+    table = pd.read_parquet(path)
+    rows = table[table["level"] == "row"].drop(columns="level").dropna(axis="columns")
+    return list(rows.columns)
+
+
+def test_the_whole_graph_under_prefect_is_a_task_a_stage_all_cached(clone: Path, smoke: Path) -> None:
+    done = command(clone, "-m", "flows.pipeline", "--scale", "smoke")
+    assert done.code == 0, done.err
+    assert done.ran == set()
+    assert done.err.count("Cached(") == len(STAGES) - 1 + 10 + len(MODELS) + 1
+
+
+def test_another_scale_of_the_clone_shares_nothing_but_cache_and_store(clone: Path, smoke: Path) -> None:
+    assert checkout_for("smoke", clone) == smoke
+    assert not (smoke / "mlflow.db").exists() and not (smoke / ".dvc" / "cache").exists()
+    assert not (clone / "data" / "collect").exists()
+
+
+@pytest.mark.slow
+def test_queued_experiments_arrive_in_the_one_store(clone: Path, smoke: Path) -> None:
+    edit(clone / "params.yaml", r"scale: tiny", "scale: smoke")
+    assert command(clone, "-m", "dvc", "repro").code == 0
+    git(clone, "add", "-A")
+    git(clone, "commit", "-qm", "scale smoke")
+    before = {run.info.run_id for run in store(clone)}
+    for number in (3, 4):
+        queue = ("-m", "dvc", "exp", "run", "--queue", "-S", f"report.max_samples={number}")
+        assert command(clone, *queue).code == 0
+    assert command(clone, "-m", "dvc", "exp", "run", "--run-all").code == 0
+    new = [run for run in store(clone) if run.info.run_id not in before and run.info.run_name == "report"]
+    assert {run.data.params["report.max_samples"] for run in new} == {"3", "4"}
+    assert len({run.data.tags["dvc_exp_name"] for run in new}) == 2
+    git(clone, "checkout", "-q", "HEAD~1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["collect", "speech_tokenizer", "text_to_token", "pretrain", "speech_decoder"])
+def test_kill_minus_nine_in_the_middle_of_a_stage_and_the_same_command_again(
+    clone: Path, smoke: Path, stage: str
+) -> None:
+    wanted = {
+        path.name: read_manifest(path).content_hash for path in (smoke / "data" / stage).iterdir() if path.is_dir()
+    }
+    environment = {**os.environ, "PYTHONPATH": str(smoke), "OMP_NUM_THREADS": "2"}
+    repro = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", stage]
+    process = subprocess.Popen(repro, cwd=smoke, env=environment, start_new_session=True)
+    status = smoke / ".work" / stage / "status.json"
+    started = time.time()
+    while read_json(status)["kind"] != "running" or read_json(status)["time_s"] < started:
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(6.0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert json.loads(status.read_text())["kind"] == "running"
+    assert command(smoke, "-m", "dvc", "repro", "--single-item", stage).code == 0
+    for name, content in wanted.items():
+        assert read_manifest(smoke / "data" / stage / name).content_hash == content
+    assert again(clone).code == 0
