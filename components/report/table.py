@@ -13,7 +13,6 @@ from typing import Any
 
 from components.shared.manifest import atomic, read_json
 
-
 BEGIN, END = "<!-- results: python -m components.report.table -->", "<!-- end of results -->"
 """Between these two lines of a Markdown file stands the table."""
 
