@@ -13,6 +13,7 @@ from components.report.table import Figure
 from components.shared.audio import read_wave
 from components.shared.contracts import Sample, SampleText
 from components.shared.manifest import NAME, inside, read_json, read_table
+from components.shared.places import Inputs
 
 STAGES = (
     *("collect", "speech_tokenizer", "tokenize", "text_to_token", "synthesize", "mix"),
@@ -98,13 +99,13 @@ def sections(figures: list[Figure]) -> list[dict[str, str]]:
     return [{"name": name, "chart": interval_chart(rows)} for name, rows in charts.items() if rows]
 
 
-def shelves(data: Path, *, max_samples: int, max_sounds_mb: float) -> tuple[list[Shelf], int]:
+def shelves(inputs: Inputs, *, max_samples: int, max_sounds_mb: float) -> tuple[list[Shelf], int]:
     """The samples of every evaluated model with their sounds inside, and how many were left out for their size."""
     made, left_out, used = [], 0, 0
     for model, (name, about) in SHELVES.items():
-        folder = data / "evaluate" / model / "samples"
-        if not (folder / NAME).is_file():
+        if not (inputs.data / "evaluate" / model / "samples" / NAME).is_file():
             continue
+        folder = inputs.folder(f"evaluate/{model}", "samples")
         cards = []
         for sample in list(read_table(folder, Sample))[:max_samples]:
             sounds = [_sound(folder, sound.label, sound.audio) for sound in sample.sounds]
@@ -129,10 +130,12 @@ def _sound(folder: Path, label: str, audio: str) -> Sound:
     )
 
 
-def codebook(data: Path) -> str:
+def codebook(inputs: Inputs) -> str:
     """Chart of how often each code occurs, or an empty string when the tokenizer was not evaluated."""
-    path = data / "evaluate" / "speech_tokenizer" / "scores" / "codebook.json"
-    return usage_chart(read_json(path)["counts"]) if path.is_file() else ""
+    if not (inputs.data / "evaluate" / "speech_tokenizer" / "scores" / NAME).is_file():
+        return ""
+    folder = inputs.folder("evaluate/speech_tokenizer", "scores")
+    return usage_chart(read_json(folder / "codebook.json")["counts"])
 
 
 def speech_rows(collected: dict[str, float]) -> list[tuple[str, str, str]]:

@@ -33,7 +33,7 @@ def run(config: ReportConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker
     if missing:
         tracker.say(f"report: no metrics of {', '.join(missing)}; the page is shown without them")
     figures = read_figures(data)
-    shelves, left_out = content.shelves(data, max_samples=config.max_samples, max_sounds_mb=config.max_sounds_mb)
+    shelves, left_out = content.shelves(inputs, max_samples=config.max_samples, max_sounds_mb=config.max_sounds_mb)
     learning = [{"name": stage, "charts": charts_of(read_curves(data / stage / "curves.json"))} for stage in TRAINED]
     page = render(
         scale=config.scale,
@@ -43,7 +43,7 @@ def run(config: ReportConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker
         figures=figures,
         shelves=shelves,
         learning=[stage for stage in learning if stage["charts"]],
-        codebook=content.codebook(data),
+        codebook=content.codebook(inputs),
         speech=content.speech_rows(metrics["collect"]),
         mixture=content.mixture_rows(metrics["mix"]),
         numbers=content.numbers({stage: rows for stage, rows in metrics.items() if rows}),

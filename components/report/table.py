@@ -6,7 +6,6 @@ python -m components.report.table            # Markdown, on standard output
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,8 +164,11 @@ def read_figures(data: Path) -> list[Figure]:
 
 def figure(line: Line, metrics: dict[str, Any]) -> Figure:
     """One line filled from the metrics of its model."""
-    get: Callable[[str], float | None] = lambda suffix: metrics.get(f"{line.metric}_{suffix}")  # noqa: E731
-    baseline = (metrics.get(f"{line.metric}_chance", get("reference"))) if line.beside else None
+
+    def get(suffix: str) -> float | None:
+        return metrics.get(f"{line.metric}_{suffix}")
+
+    baseline = metrics.get(f"{line.metric}_chance", get("reference")) if line.beside else None
     low, high, num_items = get("difference_low"), get("difference_high"), get("items")
     beyond = None
     if baseline is not None and low is not None and high is not None:
