@@ -17,7 +17,7 @@ STARTED = re.compile(r"^Running stage '(?P<name>[^']+)'")
 RESTORED = re.compile(r"^Stage '(?P<name>[^']+)' is cached")
 UNCHANGED = re.compile(r"^Stage '(?P<name>[^']+)' didn't change")
 NOISE = re.compile(
-    r"^(> python -m |Updating lock file|Generating lock file|Use `dvc push`|To track the changes with git"
+    r"^(> |Updating lock file|Generating lock file|Use `dvc push`|To track the changes with git"
     r"|To enable auto|\s*git add |\s*dvc config core\.autostage|Data and pipelines are up to date)"
 )
 
@@ -72,6 +72,8 @@ def repro(root: Path, arguments: list[str], show: Callable[[Event], None]) -> No
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "dvc", "repro", *arguments]
+    metrics = [*root.glob("data/*/metrics.json"), *root.glob("data/*/*/metrics.json")]
+    figures = {path: path.read_bytes() for path in metrics}
     running: tuple[str, float] | None = None
     process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True, errors="replace")
     assert process.stdout is not None
@@ -94,7 +96,7 @@ def repro(root: Path, arguments: list[str], show: Callable[[Event], None]) -> No
     except BaseException:
         process.wait()  # Ctrl-C reached DVC and the stage as well
         if running:
-            restore(root, running[0])
+            restore(root, running[0], figures)
         raise
     if code == 0:
         if running:
@@ -103,7 +105,7 @@ def repro(root: Path, arguments: list[str], show: Callable[[Event], None]) -> No
     if running is None:
         raise PipelineFailure("", "user", f"dvc repro: exit code {code}, see its message above")
     show(Event(stage=running[0], outcome=Outcome.failed, seconds=time.time() - running[1]))
-    restore(root, running[0])
+    restore(root, running[0], figures)
     raise PipelineFailure(running[0], *status(root, running[0], since=running[1]))
 
 
@@ -128,7 +130,14 @@ def status(root: Path, stage: str, since: float) -> tuple[str, str]:
     return ("transient" if record["kind"] == "running" else record["kind"]), record["line"]
 
 
-def restore(root: Path, stage: str) -> None:
-    """Bring back the last published outs of a stage, which DVC deletes before it runs the stage."""
+def restore(root: Path, stage: str, figures: dict[Path, bytes]) -> None:
+    """Bring back the last published outs of a stage, which DVC deletes before it runs the stage.
+
+    figures: the metrics files as they were, which are in git and not in DVC's cache.
+    """
     command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", "--allow-missing", stage]
     subprocess.run(command, cwd=root, capture_output=True, check=False)
+    for path, content in figures.items():
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)

@@ -199,7 +199,7 @@ def test_outputs_lie_below_the_stages_folder_and_figures_beside_them() -> None:
         entry = entry.get("do", entry)
         top = f"data/{stage}/${{key}}" if stage == "evaluate" else f"data/{stage}"
         assert all(path.startswith(f"{top}/") for path in entry["outs"])
-        assert entry["metrics"] == [{f"{top}/metrics.json": {"cache": False, "persist": True}}]
+        assert entry["metrics"] == [{f"{top}/metrics.json": {"cache": False}}]
         assert f"{top}/curves.json" in entry["outs"]
         assert (f"{top}/stats.parquet" in entry["outs"]) == (stage in GATED)
 

@@ -196,7 +196,7 @@ def test_a_broken_limit_stops_at_its_gate_with_one_line_through_every_door(clone
     verdict = smoke / "data" / "check" / "tokenize" / "verdict.json"
     page = ".work/check/tokenize/docs/index.html"
     said = (
-        rf"rule row\.{columns[0]} in \[1e\+06, inf\] for 100 % is broken by (\d+) of \1 records, such as .*; see {page}"
+        rf"rule row\.{columns[0]} in \[1e\+06, inf\] for 100 % is broken by (\d+) of \1 records, such .*; see {page}"
     )
     line = re.compile(f"^check@tokenize: {said}$")
     try:

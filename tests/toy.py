@@ -16,7 +16,7 @@ stages:
     deps: [source.txt]
     outs: [data/first/out]
     metrics:
-      - data/first/metrics.json: {{cache: false, persist: true}}
+      - data/first/metrics.json: {{cache: false}}
   second:
     cmd: {python} stage.py second
     deps: [data/first/out]
