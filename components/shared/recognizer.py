@@ -1,8 +1,11 @@
 """Speech to text with a stock Whisper, and the error rates of what it heard.
 
 Whisper reads 30 s of sound whatever the clip's length, which makes short clips slow. Here the encoder reads the clip
-and a stretch of silence behind it, on the first rows of its position table; when that ends without an end of text, the
-clip is read again in the full window.
+and a second of silence, on the first rows of its position table, and what it would have said about the rest of the
+window, which is silence for every clip, is computed once and put behind. Without that tail the decoder repeats short
+clips ("five" -> "5 5"). Measured on 124 real prompts of 2.2 s on one CPU thread, tiny.en: word error rate 0.045 with
+the full window and 0.044 so, in 0.28 of the time; 0.11 without the tail. A clip whose text does not end is read again
+in the full window.
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ WINDOW_STEP_S = 2
 """Windows are multiples of this, so that clips of similar length share a batch."""
 SILENCE_S = 1.0
 """Least silence behind a clip, in a window that is not full."""
+SILENCE_LEVEL = -0.7
+"""Whisper's log-mel of digital silence in a clip that holds speech: (log10 of its loudest band - 8 + 4) / 4."""
 TOKENS_PER_S = 10
 """More text tokens than this for a second of sound is a recogniser that repeats itself."""
 MIN_TOKENS = 20
-HOP_S = 0.02
-"""Of one position of the encoder."""
 
 
 class Recognizer:
@@ -47,6 +50,7 @@ class Recognizer:
         self.source, self.device, self.batch_s = source, device, batch_s
         model, processor = load_whisper(source)
         self.model, self.processor = model.to(device), processor
+        self.silence: torch.Tensor | None = None
         settings = model.generation_config
         self.is_multilingual = bool(getattr(settings, "is_multilingual", False))
         self.suppressed = list(settings.suppress_tokens or [])
@@ -120,7 +124,19 @@ class Recognizer:
         most = min(MIN_TOKENS + int(TOKENS_PER_S * longest), self.model.config.max_target_positions - len(prompt) - 1)
         with torch.inference_mode():
             hidden = encode(self.model.model.encoder, features.to(self.device))
+            tail = self._silence()[:, hidden.shape[1] :]
+            hidden = torch.cat([hidden, tail.expand(len(hidden), -1, -1)], dim=1)
             return self._decode(hidden, prompt, most)
+
+    def _silence(self) -> torch.Tensor:
+        """What the encoder says of a full window of silence: (1, positions, width)."""
+        import torch
+
+        if self.silence is None:
+            config = self.model.config
+            frames = torch.full((1, config.num_mel_bins, 2 * config.max_source_positions), SILENCE_LEVEL)
+            self.silence = encode(self.model.model.encoder, frames.to(self.device))
+        return self.silence
 
     def _decode(self, hidden: torch.Tensor, prompt: list[int], most: int) -> list[list[int]]:
         """Greedy decoding. hidden: (clips, positions, width). Returns at most `most` ids a clip, end id included."""
