@@ -197,7 +197,7 @@ class ItemScore:
     mode: str
     """What goes in and what comes out: s_to_s, s_to_t, t_to_t, or what was measured of the sound."""
     groups: list[str]
-    """What is reported apart, the main group first: withheld or spoken facts, recorded_seen or synthesized_unseen ..."""
+    """What is reported apart, the main group first: withheld or spoken facts, recorded_seen, synthesized_unseen ..."""
     language: str
     cluster: str
     """Items of one cluster (the fact, else the utterance) are resampled together."""
