@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,7 +91,7 @@ def fit(
     curves = _Curves(tracker, config.num_steps, config.log_every_steps, what)
     trainer = lightning.Trainer(
         accelerator="auto",
-        devices=1,
+        **_ranks(),
         max_steps=config.num_steps,
         max_epochs=-1,
         precision=config.precision,  # type: ignore[arg-type]
@@ -114,6 +115,12 @@ def fit(
     if curves.validated_at != trainer.global_step:
         trainer.validate(module, validation, verbose=False)
     return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("validation")}
+
+
+def _ranks() -> dict[str, Any]:
+    """Lightning's settings for the ranks that launcher.py started, or for this process alone."""
+    world_size, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return {"devices": local, "num_nodes": world_size // local, "strategy": "ddp" if world_size > 1 else "auto"}
 
 
 def quiet() -> None:

@@ -1,0 +1,138 @@
+"""A stage on two ranks: one model, tracked and published once, and a failing rank gives its line to the stage."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.shared.manifest import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+CONFIG = '''
+"""Settings."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.shared.launcher import LauncherConfig
+
+
+@dataclass(kw_only=True)
+class TokenizeConfig:
+    """Section tokenize."""
+
+    seed: int
+    fail: bool
+    launcher: LauncherConfig
+'''
+
+STAGE = '''
+"""Fit a line on two ranks."""
+import os
+
+import lightning
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from components.shared.manifest import seal
+from components.shared.training import fit
+from components.shared.training_config import TrainerConfig
+
+
+class Line(lightning.LightningModule):
+    """y = 3x."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, index):
+        loss = ((self.weight * batch[0] - 3 * batch[0]) ** 2).mean()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+def run(config, inputs, outputs, tracker):
+    rank = int(os.environ.get("RANK", 0))
+    if config.fail and rank == 1:
+        raise ValueError("row 7: got 1, wanted 2")
+    torch.manual_seed(config.seed)
+    data = DataLoader(TensorDataset(torch.linspace(-1, 1, 64)), batch_size=8)
+    settings = TrainerConfig(num_steps=20, precision="32-true", gradient_clip=0.0, accumulate_batches=1,
+                             log_every_steps=5, validate_every_steps=20, checkpoint_every_steps=100)
+    module = Line()
+    fit(module, data, None, settings, tracker=tracker, work=outputs.work, what="line")
+    size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    folder = outputs.folder("tokens")
+    (folder / "weight.txt").write_text(f"{float(module.weight):.4f} by rank {rank}")
+    seal(folder)
+    outputs.write_stats(shards=[{"world_size": size}], rows=[])
+    tracker.say("fitted")
+    return {"world_size": float(size), "weight": float(module.weight)}
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The code with another story in the place of `tokenize`."""
+    shutil.copytree(ROOT / "components", tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "components" / "tokenize" / "config.py").write_text(CONFIG)
+    (tmp_path / "components" / "tokenize" / "stage.py").write_text(STAGE)
+    launcher = {"kind": "torchrun", "num_processes": 2}
+    for name, section in (
+        ("params.yaml", {"seed": 3, "fail": False, "launcher": launcher}),
+        ("conf/scale/smoke.yaml", {}),
+    ):
+        path = tmp_path / name
+        source = ROOT / "params.yaml" if name == "params.yaml" else path
+        settings = yaml.safe_load(source.read_text())
+        settings["tokenize"] = section
+        path.write_text(yaml.safe_dump({**settings, **({"scale": "smoke"} if name == "params.yaml" else {})}))
+    return tmp_path
+
+
+def tokenize(project: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "components.tokenize", "--publish", *overrides]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_one_model_and_rank_0_alone_is_seen(project: Path) -> None:
+    done = tokenize(project)
+    assert done.returncode == 0, done.stderr
+    data = project / "data" / "tokenize"
+    metrics = read_json(data / "metrics.json")
+    assert metrics["world_size"] == 2.0 and metrics["weight"] == pytest.approx(3.0, abs=0.05)
+    assert (data / "tokens" / "weight.txt").read_text().endswith("by rank 0")
+    assert sorted(path.name for path in data.iterdir()) == ["curves.json", "metrics.json", "stats.parquet", "tokens"]
+    assert [step for step, _ in read_json(data / "curves.json")["loss"]] == [5, 10, 15, 20]
+    assert done.stdout.count("fitted") == 1
+    assert not list((project / ".work" / "tokenize").glob("ranks-*"))
+
+
+@pytest.mark.slow
+def test_ranks_and_one_process_write_the_same_kind_of_thing(project: Path) -> None:
+    done = tokenize(project, "tokenize.launcher.kind=in_process")
+    assert done.returncode == 0, done.stderr
+    assert read_json(project / "data" / "tokenize" / "metrics.json")["world_size"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_ends_the_stage_with_its_line(project: Path) -> None:
+    done = tokenize(project, "tokenize.fail=true")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == "tokenize: rank 1: row 7: got 1, wanted 2"
+    assert read_json(project / ".work" / "tokenize" / "status.json")["kind"] == "user"
+    assert list((project / "data" / "tokenize").iterdir()) == []
