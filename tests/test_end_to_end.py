@@ -195,9 +195,7 @@ def test_a_broken_limit_stops_at_its_gate_with_one_line_through_every_door(clone
     edit(clone / "params.yaml", "column: num_tokens, level: row", f"column: {columns[0]}, level: row")
     verdict = smoke / "data" / "check" / "tokenize" / "verdict.json"
     page = ".work/check/tokenize/docs/index.html"
-    said = (
-        rf"rule row\.{columns[0]} in \[1e\+06, inf\] for 100 % is broken by (\d+) of \1 records, such .*; see {page}"
-    )
+    said = rf"rule row\.{columns[0]} in \[1e\+06, inf\] for 100 % is broken by (\d+) of \1 records, such .*; see {page}"
     line = re.compile(f"^check@tokenize: {said}$")
     try:
         through_make = again(clone)

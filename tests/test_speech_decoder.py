@@ -104,6 +104,8 @@ def test_released_folder_comes_back_unchanged(golden, released, tmp_path):
     kept, again = load_file(GOLDEN / "flow.safetensors"), load_file(tmp_path / "flow.safetensors")
     assert kept.keys() == again.keys()
     assert all(torch.equal(kept[name], again[name]) for name in kept)
+    assert load_file(GOLDEN / "hift.safetensors").keys() == load_file(tmp_path / "hift.safetensors").keys()
+    assert torch.equal(door.load(tmp_path).decode([1, 2, 3]), released.decode([1, 2, 3]))
     assert read(tmp_path).compatible and read(tmp_path).shape == released.saved.shape
 
 

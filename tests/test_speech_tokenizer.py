@@ -16,8 +16,9 @@ from torch import Tensor
 
 from components.shared.features import log_mel
 from components.speech_tokenizer import checkpoint
+from components.speech_tokenizer.codebook_start import kmeans
 from components.speech_tokenizer.model import SpeechTokenizer, load
-from components.speech_tokenizer.quantizer import code_use, kmeans, nearest_codes, restart_dead_codes
+from components.speech_tokenizer.quantizer import code_use, nearest_codes, restart_dead_codes
 from components.speech_tokenizer.transcripts import train_tokenizer
 from components.speech_tokenizer.whisper_config import OPTIONAL, WhisperVQConfig
 from components.speech_tokenizer.whisper_vq import WhisperVQ

@@ -58,7 +58,7 @@ class Hift(nn.Module):
 
     def __init__(self, config: HiftConfig, pitch_channels: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.pitch_channels = config, pitch_channels
         n_fft, rates = config.istft_params["n_fft"], config.upsample_rates
         self.f0_predictor = PitchPredictor(config.in_channels, pitch_channels)
         self.m_source = nn.ModuleDict({"l_linear": nn.Linear(config.nb_harmonics + 1, 1)})

@@ -1,4 +1,4 @@
-"""The decoder's folder: config.json, flow.safetensors, speakers.safetensors.
+"""The decoder's folder: config.json, flow.safetensors, speakers.safetensors and, with a vocoder, hift.safetensors.
 
 Weights have the published key names and config.json the published sections (flow, encoder, estimator, cfm,
 length_regulator), so that a released decoder loads here and ours loads there. What released decoders do not have stands
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.shared.manifest import read_json, write_json
 from components.speech_decoder.config import (
@@ -26,9 +26,10 @@ from components.speech_decoder.config import (
     UNetConfig,
 )
 from components.speech_decoder.flow import SPEAKER_SIZE, MelFlow
+from components.speech_decoder.hift import Hift, HiftConfig
 from components.speech_decoder.mel import NUM_BINS
 
-CONFIG, FLOW, SPEAKERS = "config.json", "flow.safetensors", "speakers.safetensors"
+CONFIG, FLOW, HIFT, SPEAKERS = "config.json", "flow.safetensors", "hift.safetensors", "speakers.safetensors"
 RELEASED_STREAM = StreamConfig(history_blocks=2)
 RELEASED_GRIFFIN_LIM = GriffinLimConfig(num_iterations=32, momentum=0.99)
 _FIXED = {
@@ -84,13 +85,14 @@ class Saved:
     griffin_lim: GriffinLimConfig
     sigma_min: float
     drop_share: float
+    vocoder: Hift | None = None
+    """None: Griffin-Lim."""
 
 
 def save(folder: Path, saved: Saved) -> None:
     """Write the folder's files; weights are stored in float32."""
     names = list(saved.speakers)
-    tensors = {name: value.detach().float().cpu().contiguous() for name, value in saved.flow.state_dict().items()}
-    save_file(tensors, folder / FLOW)
+    _write(saved.flow, folder / FLOW)
     table = torch.stack([saved.speakers[name] for name in names]) if names else torch.zeros(0, SPEAKER_SIZE)
     save_file({"embedding": table.detach().float().cpu().contiguous()}, folder / SPEAKERS)
     encoder, unet = saved.shape.encoder, saved.shape.unet
@@ -137,7 +139,17 @@ def save(folder: Path, saved: Saved) -> None:
         "stream": asdict(saved.stream),
         "griffin_lim": asdict(saved.griffin_lim),
     }
+    if saved.vocoder is not None:
+        record |= {
+            "hift": asdict(saved.vocoder.config),
+            "f0_predictor": {"cond_channels": saved.vocoder.pitch_channels},
+        }
+        _write(saved.vocoder, folder / HIFT)
     write_json(folder / CONFIG, record)
+
+
+def _write(network: nn.Module, path: Path) -> None:
+    save_file({name: value.detach().float().cpu().contiguous() for name, value in network.state_dict().items()}, path)
 
 
 def read(folder: Path) -> Saved:
@@ -170,9 +182,13 @@ def read(folder: Path) -> Saved:
             sigma_min=cfm["sigma_min"],
             drop_share=cfm["training_cfg_rate"],
         )
+        if (folder / HIFT).is_file():
+            saved.vocoder = Hift(HiftConfig(**record["hift"]), record["f0_predictor"]["cond_channels"]).eval()
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a speech decoder's configuration: {error!r}") from error
     _fill(flow, folder / FLOW)
+    if saved.vocoder is not None:
+        _fill(saved.vocoder, folder / HIFT)
     names = record.get("speakers", [])
     if names:
         table = _tensors(folder / SPEAKERS).get("embedding", torch.zeros(0, 0))
@@ -218,12 +234,12 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not readable as safetensors: {error}") from error
 
 
-def _fill(flow: MelFlow, path: Path) -> None:
-    tensors, wanted = _tensors(path), flow.state_dict()
+def _fill(network: nn.Module, path: Path) -> None:
+    tensors, wanted = _tensors(path), network.state_dict()
     missing, foreign = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     if missing or foreign:
         raise ValueError(f"{path}: {len(missing)} tensors missing, {len(foreign)} foreign: {(missing + foreign)[:3]}")
     for name, value in wanted.items():
         if tensors[name].shape != value.shape:
             raise ValueError(f"{path}: {name}: got {tuple(tensors[name].shape)}, wanted {tuple(value.shape)}")
-    flow.load_state_dict(tensors)
+    network.load_state_dict(tensors)

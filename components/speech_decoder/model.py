@@ -38,6 +38,8 @@ class SpeechDecoder:
     def __init__(self, saved: Saved, device: torch.device) -> None:
         self.saved, self.device = saved, device
         self.flow = saved.flow.to(device).eval()
+        if saved.vocoder is not None:
+            saved.vocoder.to(device).eval()
 
     @property
     def speakers(self) -> list[str]:
@@ -50,7 +52,15 @@ class SpeechDecoder:
         speaker: a name of the folder's table, a (192,) vector, or None for the folder's own choice. Raises ValueError
         when tokens are empty or out of range, or when the speaker is unknown or of another size.
         """
-        return griffin_lim(self.mel(tokens, speaker), self.saved.griffin_lim).cpu()
+        return self.to_wave(self.mel(tokens, speaker))
+
+    @torch.no_grad()
+    def to_wave(self, mel: Tensor) -> Tensor:
+        """mel: (80, frames), natural log -> (256 frames,), float32, on the CPU: HiFT where the folder has one."""
+        if self.saved.vocoder is None:
+            return griffin_lim(mel.to(self.device), self.saved.griffin_lim).cpu()
+        generator = torch.Generator().manual_seed(0)
+        return self.saved.vocoder(mel[None].to(self.device), generator)[0].cpu()
 
     @torch.no_grad()
     def mel(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> Tensor:
@@ -68,10 +78,13 @@ class SpeechDecoder:
 
         Raises ValueError when the wave is shorter than one window.
         """
-        return griffin_lim(log_mel(wave.to(self.device)), self.saved.griffin_lim).cpu()
+        return self.to_wave(log_mel(wave.to(self.device)))
 
     def stream(self, speaker: str | Tensor | None = None) -> DecoderStream:
-        """A new stream; what any pushes give, put together, does not depend on how tokens were split between them."""
+        """A new stream; what any pushes give, put together, does not depend on how tokens were split between them.
+
+        Waves come from Griffin-Lim, which can continue a wave; HiFT cannot yet.
+        """
         return DecoderStream(self, self._speaker(speaker))
 
     def codes(self, tokens: Tensor | Sequence[int]) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from components.shared.audio import read_wave
 from components.shared.tracking import Tracker
 from components.speech_decoder.data import Pair
-from components.speech_decoder.griffin_lim import griffin_lim
 from components.speech_decoder.mel import SAMPLE_RATE_HZ, log_mel
 from components.speech_decoder.model import SpeechDecoder
 
@@ -44,8 +43,8 @@ def speak(decoder: SpeechDecoder, pairs: list[Pair], tracker: Tracker) -> list[S
         item = Spoken(
             pair=pair,
             original=original,
-            vocoded=griffin_lim(mel, decoder.saved.griffin_lim).numpy(),
-            decoded=griffin_lim(made, decoder.saved.griffin_lim).numpy(),
+            vocoded=decoder.to_wave(mel).numpy(),
+            decoded=decoder.to_wave(made).numpy(),
             mel_distance=float((mel[:, :shared] - made[:, :shared]).abs().mean()),
         )
         spoken.append(item)

@@ -96,6 +96,8 @@ class SpeechTokenizerConfig:
     """Hidden states of the last steps before that which k-means clusters; at least num_codes."""
     kmeans_iterations: int
     """Rounds of Lloyd's algorithm."""
+    kmeans_directions: int
+    """Directions of the states that k-means looks along, those that predict the un-quantised Whisper; 0: all."""
     distil_weight: float
     """Weight of the distance to the pooled states of the un-quantised Whisper, ours; 0: transcripts alone."""
     text_from_step: int
@@ -113,7 +115,7 @@ class SpeechTokenizerConfig:
     weight_decay: float
     """Decay of matrices, a step and a unit of learning rate."""
     batch_s: float
-    """Seconds of speech in a batch of one process, padding included."""
+    """Seconds of speech in a batch of one process, padding not counted."""
     num_buckets: int
     """Groups of similar duration from which batches are drawn."""
     max_duration_s: float

@@ -7,6 +7,7 @@ Source  Zeng et al. 2024, section 2.1; the distance to the un-quantised Whisper 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -17,11 +18,24 @@ from torch.nn import functional
 from components.shared.recognizer import word_error_rate
 from components.shared.training import linear_schedule
 from components.speech_tokenizer.batch import Batch
+from components.speech_tokenizer.codebook_start import start_codebook
 from components.speech_tokenizer.config import SpeechTokenizerConfig
-from components.speech_tokenizer.quantizer import all_sum, broadcast, code_use, gather, global_mean, kmeans
+from components.speech_tokenizer.quantizer import all_sum, broadcast, code_use, gather, global_mean
 from components.speech_tokenizer.teacher import pooled_states
 from components.speech_tokenizer.transcripts import NO_LABEL, Transcripts, decode_greedily
 from components.speech_tokenizer.whisper_vq import Encoder, Quantised, WhisperVQ
+
+
+@dataclass
+class _Seen:
+    """One batch at its N valid tokens."""
+
+    hidden: Tensor
+    """(N, D) float32: states that the bottleneck will quantise."""
+    places: Tensor
+    """(N,) int64: each token's place in its clip."""
+    wanted: Tensor | None
+    """(N, D) float32: final states of the un-quantised Whisper."""
 
 
 class TokenizerTraining(lightning.LightningModule):
@@ -36,8 +50,8 @@ class TokenizerTraining(lightning.LightningModule):
         self._teacher = [teacher.eval().requires_grad_(False)] if teacher is not None else []
         self.is_closed = False
         """Whether the bottleneck quantises; before that, states pass through pooled only."""
-        self.seen: list[Tensor] = []
-        """Pooled states of the latest steps, (N, D) float32 each, until k-means has taken them."""
+        self.seen: list[_Seen] = []
+        """The latest batches, until k-means has taken them."""
         self.codes_used = torch.zeros(network.config.quantize_vocab_size or 0)
         self.restarts = 0
         self.said: dict[tuple[str, str], tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
@@ -84,17 +98,29 @@ class TokenizerTraining(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Close the bottleneck when its time has come."""
-        enough = sum(len(vectors) for vectors in self.seen) >= len(self.codes_used)
+        enough = sum(len(seen.hidden) for seen in self.seen) >= len(self.codes_used)
         if not self.is_closed and enough and self.global_step >= self.config.quantize_from_step:
             self.close()
 
     def close(self) -> None:
-        """Start the codebook from k-means over the states seen last, on all ranks the same."""
+        """Start the codebook from the states seen last, on all ranks the same."""
         encoder, config = self.network.encoder, self.config
-        vectors = gather(torch.cat(self.seen).to(self.device))
-        centres, counts = kmeans(vectors, len(self.codes_used), config.kmeans_iterations, config.seed)
+        hidden = gather(torch.cat([seen.hidden for seen in self.seen]).to(self.device))
+        places = gather(torch.cat([seen.places for seen in self.seen]).to(self.device)[:, None])[:, 0]
+        wanted = None
+        if self.needs_teacher:
+            wanted = gather(torch.cat([seen.wanted for seen in self.seen if seen.wanted is not None]).to(self.device))
+        centres, counts = start_codebook(
+            hidden,
+            wanted,
+            places,
+            len(self.codes_used),
+            config.kmeans_directions,
+            config.kmeans_iterations,
+            config.seed,
+        )
         centres, counts = broadcast(centres), broadcast(counts)
-        tokens_a_pass = all_sum(torch.tensor(float(len(self.seen[-1])), device=self.device))
+        tokens_a_pass = all_sum(torch.tensor(float(len(self.seen[-1].hidden)), device=self.device))
         shares = (counts / counts.sum() * tokens_a_pass).clamp(min=config.ema_decay**config.restart_interval)
         encoder.codebook.weight.data.copy_(centres)
         encoder.ema_count.copy_(shares)
@@ -105,6 +131,7 @@ class TokenizerTraining(lightning.LightningModule):
         """The sum of the three losses on one batch."""
         encoder, config = self.network.encoder, self.config
         hidden, valid = encoder.before(batch.features, batch.mask)
+        wanted = self._wanted(batch, valid) if self.needs_teacher else None
         loss = torch.zeros((), device=self.device)
         if self.is_closed:
             quantised = encoder.quantise(hidden, valid)
@@ -112,16 +139,15 @@ class TokenizerTraining(lightning.LightningModule):
             loss = loss + config.commit_scale * config.commit_coefficient * quantised.commitment
             self._watch(quantised, len(batch.clips))
         else:
-            self._remember(hidden.detach()[valid])
+            self._remember(hidden.detach(), valid, wanted)
         states = encoder.after(hidden, valid)
         seen: dict[str, Tensor] = {}
         if self.global_step >= config.text_from_step:
             seen["text_loss"] = self._text_loss(batch, states, valid)
             loss = loss + seen["text_loss"]
-        if self.needs_teacher:
-            distance = self._distance(batch, states, valid)
-            loss = loss + config.distil_weight * distance
-            seen["distance_to_whisper"] = distance
+        if wanted is not None:
+            seen["distance_to_whisper"] = self._distance(states[valid], wanted)
+            loss = loss + config.distil_weight * seen["distance_to_whisper"]
         seen |= {"loss": loss, "lr": torch.tensor(self.lr_schedulers().get_last_lr()[0])}  # type: ignore[union-attr]
         self.log_dict({name: value.detach() for name, value in seen.items()}, batch_size=len(batch.clips))
         return loss
@@ -134,23 +160,28 @@ class TokenizerTraining(lightning.LightningModule):
         logits = decoder.project(hidden[learnt]).float()
         return global_mean(functional.cross_entropy(logits, batch.targets[learnt], reduction="sum"), learnt.sum())
 
-    def _distance(self, batch: Batch, states: Tensor, valid: Tensor) -> Tensor:
-        """Squared distance of final states to the un-quantised Whisper's pooled ones, as a share of their variance."""
-        with torch.no_grad():
-            wanted = batch.wanted
-            if wanted is None:
-                assert batch.clean is not None
-                teacher = self._teacher[0].to(self.device)
-                wanted = pooled_states(teacher, batch.clean, batch.mask, self.network.config.kernel)
-            wanted = wanted[:, : valid.shape[1]][valid[:, : wanted.shape[1]]].float()
-            variance = (wanted - wanted.mean(0)).square().mean()
-        squared = (states.float()[valid] - wanted).square().mean(-1) / variance
-        return global_mean(squared.sum(), valid.sum())
+    @torch.no_grad()
+    def _wanted(self, batch: Batch, valid: Tensor) -> Tensor:
+        """Pooled final states of the un-quantised Whisper at the valid tokens: (N, D) float32."""
+        wanted = batch.wanted
+        if wanted is None:
+            assert batch.clean is not None
+            teacher = self._teacher[0].to(self.device)
+            wanted = pooled_states(teacher, batch.clean, batch.mask, self.network.config.kernel)
+        length = min(wanted.shape[1], valid.shape[1])
+        return wanted[:, :length][valid[:, :length]].float()
 
-    def _remember(self, vectors: Tensor) -> None:
+    def _distance(self, states: Tensor, wanted: Tensor) -> Tensor:
+        """Squared distance of states to the wanted ones, (N, D) each, as a share of the variance of these."""
+        variance = (wanted - wanted.mean(0)).square().mean()
+        squared = (states.float() - wanted).square().mean(-1) / variance
+        return global_mean(squared.sum(), torch.tensor(len(squared), device=self.device))
+
+    def _remember(self, hidden: Tensor, valid: Tensor, wanted: Tensor | None) -> None:
         """Keep the latest states for k-means, as many as it wants."""
-        self.seen.append(vectors.float())
-        while len(self.seen) > 1 and sum(map(len, self.seen[1:])) >= self.config.kmeans_frames:
+        places = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)[valid]
+        self.seen.append(_Seen(hidden[valid].float(), places, wanted))
+        while len(self.seen) > 1 and sum(len(seen.hidden) for seen in self.seen[1:]) >= self.config.kmeans_frames:
             self.seen.pop(0)
 
     def _watch(self, quantised: Quantised, size: int) -> None:
@@ -194,7 +225,7 @@ class TokenizerTraining(lightning.LightningModule):
         """What a resumed run needs beside the weights."""
         checkpoint["bottleneck"] = {
             "is_closed": self.is_closed,
-            "seen": [vectors.cpu() for vectors in self.seen],
+            "seen": [vars(seen) for seen in self.seen],
             "codes_used": self.codes_used,
             "restarts": self.restarts,
         }
@@ -203,4 +234,4 @@ class TokenizerTraining(lightning.LightningModule):
         """The counterpart."""
         state = checkpoint["bottleneck"]
         self.is_closed, self.restarts = state["is_closed"], state["restarts"]
-        self.codes_used, self.seen = state["codes_used"], state["seen"]
+        self.codes_used, self.seen = state["codes_used"], [_Seen(**seen) for seen in state["seen"]]

@@ -1,4 +1,4 @@
-"""The vector-quantised bottleneck: nearest codes, EMA codebook, restart of dead codes, k-means start.
+"""The vector-quantised bottleneck: nearest codes, EMA codebook, restart of dead codes.
 
 Everything is float32 and counts over all ranks of a process group when there is one; without one it is the same code.
 Shapes: N vectors, D width, V codes.
@@ -120,32 +120,6 @@ def commitment(hidden: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
     """
     squared = (hidden.float() - codes.detach().float()).square().mean(-1) * valid
     return global_mean(squared.sum(), valid.sum())
-
-
-@torch.no_grad()
-def kmeans(vectors: Tensor, num_codes: int, num_iterations: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Lloyd's k-means: (N, D) -> centres (num_codes, D) float32, vectors of each centre (num_codes,) float32.
-
-    Starts from distinct random vectors; a centre that wins nothing moves beside a random vector, so that none is dead
-    while there are enough vectors. Deterministic on one device for one seed.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    vectors = vectors.float()
-    if len(vectors) == 0:
-        raise ValueError("k-means start of the codebook: got no hidden states, wanted some; is the training set empty?")
-    start = torch.randperm(len(vectors), generator=generator).to(vectors.device)
-    centres = vectors[start[torch.arange(num_codes, device=vectors.device) % len(vectors)]].clone()
-    counts = torch.zeros(num_codes, device=vectors.device)
-    for iteration in range(num_iterations):
-        ids = nearest_codes(vectors, centres)
-        counts = torch.bincount(ids, minlength=num_codes).float()
-        sums = torch.zeros_like(centres).index_add_(0, ids, vectors)
-        centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centres)
-        empty = (counts == 0).nonzero()[:, 0]
-        if len(empty) and iteration + 1 < num_iterations:
-            drawn = torch.randint(len(vectors), (len(empty),), generator=generator).to(vectors.device)
-            centres[empty] = vectors[drawn]
-    return centres, counts
 
 
 def code_use(counts: Tensor) -> tuple[float, float]:

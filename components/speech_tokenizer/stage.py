@@ -106,10 +106,10 @@ def _train(
 
 
 def _spread(clips: list[Clip], wanted: int) -> list[Clip]:
-    """So many clips, as evenly as possible from every language and origin, each time the first by id."""
-    groups: dict[tuple[str, str], list[Clip]] = defaultdict(list)
+    """So many clips, as evenly as possible from every language, origin and corpus, each time the first by id."""
+    groups: dict[tuple[str, str, str], list[Clip]] = defaultdict(list)
     for clip in sorted(clips, key=lambda clip: clip.id):
-        groups[clip.language, clip.origin].append(clip)
+        groups[clip.language, clip.origin, clip.corpus].append(clip)
     chosen: list[Clip] = []
     for place in range(max((len(group) for group in groups.values()), default=0)):
         chosen += [group[place] for _, group in sorted(groups.items()) if place < len(group)]

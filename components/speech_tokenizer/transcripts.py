@@ -24,6 +24,9 @@ NO_LABEL = -100
 TEXT_PER_S, TEXT_MORE = 12.5, 10
 """Decoding stops at so many text tokens a second of speech and so many more: three times fast speech."""
 
+LONGEST_LOOP, SHORTEST_LOOPING = 24, 8
+"""Text tokens of a phrase that is repeated, at most, and of all its repetitions together, at least."""
+
 
 class Transcripts:
     """The text tokenizer of a WhisperVQ with the ids of its prompts."""
@@ -101,7 +104,8 @@ def decode_greedily(
 ) -> list[list[int]]:
     """The likeliest next token at every step: states (B, K, D), valid (B, K) bool, prompts of one length -> text ids.
 
-    Clips that ended leave the batch. A clip ends at the latest at TEXT_PER_S tokens a second of its speech.
+    Clips that ended leave the batch. A clip ends at the latest at TEXT_PER_S tokens a second of its speech, or when its
+    text goes round in circles, which small models do; of the circle one round is kept.
     """
     seconds = valid.sum(1) / config.tokens_per_s
     room = config.max_target_positions - len(prompts[0])
@@ -124,7 +128,7 @@ def decode_greedily(
             if token == end:
                 continue
             found[row].append(token)
-            if step < limits[row]:
+            if step < limits[row] and not _loops(found[row]):
                 going.append(place)
         if len(going) < len(rows):
             rows = [rows[place] for place in going]
@@ -133,3 +137,13 @@ def decode_greedily(
             for cache in caches:
                 cache.keep(kept)
     return found
+
+
+def _loops(ids: list[int]) -> bool:
+    """Whether the end is one phrase three times in a row (a single token eight times); cuts it to one, in place."""
+    for length in range(1, min(LONGEST_LOOP, len(ids) // 3) + 1):
+        times = max(3, -(-SHORTEST_LOOPING // length))
+        if len(ids) >= times * length and ids[-times * length :] == ids[-length:] * times:
+            del ids[-(times - 1) * length :]
+            return True
+    return False
