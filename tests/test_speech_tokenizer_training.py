@@ -290,10 +290,10 @@ def test_a_run_that_was_killed_and_resumed_ends_bit_equal(data: Path, tmp_path: 
     killed, loader = training(data, SMALL)
     step = killed.training_step
 
-    def training_step(batch: Batch, number: int) -> Tensor:
+    def training_step(batch: Batch, batch_idx: int) -> Tensor:
         if killed.global_step == 6:
             raise Stop
-        return step(batch, number)
+        return step(batch, batch_idx)
 
     killed.training_step = training_step  # type: ignore[method-assign]
     with seeded(1), pytest.raises(Stop):
@@ -342,14 +342,11 @@ def test_the_stage_writes_a_folder_that_loads_at_every_frame_rate(data: Path, to
     assert wanted <= logged
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_features_kept_in_memory_are_those_read_from_disk(data: Path, tmp_path: Path, augment: bool) -> None:
+def test_features_kept_in_memory_are_those_read_from_disk(data: Path, tmp_path: Path) -> None:
     from components.speech_tokenizer.teacher import keep_in_memory
 
     module, loader = training(data, SMALL)
     features = loader.features
-    if augment:
-        features.augment = replace(QUIET, time_masks=1, mel_masks=1)
     plain = ClipFeatures(features.clips, features.shape, None, 3, features.pad, needs_clean=True)
     read = features[0, [0, 5]]
     features.kept = keep_in_memory(module._teacher[0], plain, 4.0, tmp_path / "kept.safetensors", None, Kept())

@@ -5,6 +5,7 @@ The order of batches is a function of (seed, epoch) alone; a loader's whole stat
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -96,15 +97,17 @@ class Batches:
             copies = int(weight) + int(rng.random() < weight % 1)
             cuts += [_cut(f"{index}#{copy}", clip.duration_s) for copy in range(copies)]
         shuffled = [cuts[place] for place in rng.permutation(len(cuts))]
-        sampler = DynamicBucketingSampler(
-            CutSet(shuffled),
-            max_duration=self.config.batch_s * self.world_size,
-            num_buckets=min(self.config.num_buckets, max(1, len(cuts) // 4)),
-            shuffle=True,
-            seed=seed,
-            world_size=1,
-            rank=0,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You are using DynamicBucketingSampler with an eagerly read CutSet")
+            sampler = DynamicBucketingSampler(
+                CutSet(shuffled),
+                max_duration=self.config.batch_s * self.world_size,
+                num_buckets=min(self.config.num_buckets, max(1, len(cuts) // 4)),
+                shuffle=True,
+                seed=seed,
+                world_size=1,
+                rank=0,
+            )
         for batch in sampler:
             numbers = [int(cut.id.split("#")[0]) for cut in batch]
             if len(numbers) >= self.world_size:
@@ -136,8 +139,9 @@ class Loader:
             prefetch_factor=2 if self.num_workers else None,
         )
         for batch in loader:
-            self.given += 1
             yield batch
+            # Lightning asks for one batch ahead: when it asks again, the batch before is the one that is trained on.
+            self.given += 1
 
     def state_dict(self) -> dict[str, int]:
         """How many batches were given."""
