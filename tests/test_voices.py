@@ -129,7 +129,8 @@ def test_english_readings(need: Callable[..., None]) -> None:
     assert to_phonemes("The apple, the tree") == "ði ˈæpᵊl, ðə tɹˈi"
     assert "lˈɪvz" in to_phonemes("Anna lives here.") and "lˈIvz" in to_phonemes("our lives")
     assert to_phonemes("the U.S.") == "ðə ˌjuˈɛs"
-    assert to_phonemes("boxes, cats, dogs, wanted") == "bˈɑksᵻz, kˈæts, dˈɔɡz, wˈɑntᵻd"
+    assert to_phonemes("boxes, cats, wanted") == "bˈɑksᵻz, kˈæts, wˈɑntᵻd"
+    assert to_phonemes("oranges").removeprefix(to_phonemes("orange")) == "ᵻz"
     assert to_phonemes("21") == to_phonemes("twenty-one")
     assert phonemes_english._read_letters("zorblat").startswith("zˈɔɹbl")
 

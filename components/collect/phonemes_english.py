@@ -281,8 +281,8 @@ def _add_ly(stem: str) -> str:
 
 ENDINGS = (
     ("ies", "y", _add_s),
-    ("es", "", _add_s),
     ("s", "", _add_s),
+    ("es", "", _add_s),
     ("ied", "y", _add_ed),
     ("ed", "e", _add_ed),
     ("ed", "", _add_ed),
