@@ -28,6 +28,7 @@ from components.collect.config import (
     WorldConfig,
 )
 from components.collect.ledger import Ledger
+from components.collect.phrases import cut_phrases
 from components.collect.splits import ngrams, split_by_content, units
 from components.collect.stage import run
 from components.collect.texts import read_texts, speakable, tidy
@@ -344,3 +345,20 @@ def test_texts_that_share_five_words_stay_together_unless_the_words_are_stock():
     assert units("我有AI，2个。", "zh") == ["我", "有", "ai", "2", "个"]
     tied = split_by_content(pairs * 2 + alone, "en", replace(SPLIT, stock_uses=100), 3, Ledger())
     assert len({tied[i] for i in range(2 * len(pairs))}) == 1 and len(by_text) == len(texts)
+
+
+def test_phrases_are_spans_of_one_sentence():
+    text = Text(
+        id="t",
+        text="Anna lives in Boston. She has a parrot, and she plays the harp! In 1990 she moved.",
+        language="en",
+        corpus="closed_world",
+        license="CC0-1.0",
+        split="train",
+    )
+    phrases = [phrase.text for phrase in cut_phrases([text] * 200, PHRASES, 100, np.random.default_rng(1))]
+    assert len(phrases) == 100 and {len(phrase.split()) for phrase in phrases} >= {2, 3, 4, 5, 6}
+    assert all(phrase in text.text and not set(phrase) & set(".!?0123456789") for phrase in phrases)
+    mandarin = replace(text, text="吴敏每天练习小提琴。她住在北京，她的宠物是兔子。", language="zh")
+    phrases = [phrase.text for phrase in cut_phrases([mandarin] * 200, PHRASES, 20, np.random.default_rng(1))]
+    assert len(phrases) == 20 and all(phrase in mandarin.text and "。" not in phrase for phrase in phrases)

@@ -10,38 +10,38 @@ from components.collect.config import PhraseConfig
 from components.collect.documents import CORPUS as CLOSED_WORLD
 from components.collect.sources import Sentence
 from components.shared.contracts import Text
+from components.shared.words import ends_sentence, words
 
-_PHRASE = {"en": re.compile(r"[A-Za-z][A-Za-z' ,.!?]*[A-Za-z]"), "zh": re.compile(r"[㐀-鿿][㐀-鿿，、。！？]*[㐀-鿿]")}
+MAX_TURNS = 4
+"""Times that the texts are gone through before there are too few of them."""
+_PHRASE = {"en": re.compile(r"[A-Za-z][A-Za-z' ,]*[A-Za-z]"), "zh": re.compile(r"[㐀-鿿][㐀-鿿，、]*[㐀-鿿]")}
 
 
 def cut_phrases(texts: list[Text], config: PhraseConfig, count: int, rng: np.random.Generator) -> list[Sentence]:
-    """`count` spans, min_span_words to max_span_words long, one a text in random order.
+    """`count` spans, min_span_words to max_span_words long and each within one sentence, one a text in random order.
 
-    Spans with digits or other signs that voices read each in their own way are passed over.
+    Spans with digits or other signs that voices read each in their own way are passed over. There are fewer when
+    MAX_TURNS through the texts do not give as many.
     """
     phrases: list[Sentence] = []
-    for turn in range(4):
+    for _ in range(MAX_TURNS):
         for i in rng.permutation(len(texts)):
             if len(phrases) == count:
                 return phrases
             text = texts[i]
-            words = words_of(text.text, text.language)
-            length = int(rng.integers(config.min_span_words, config.max_span_words + 1))
-            start = int(rng.integers(max(1, len(words) - length + 1)))
-            piece = "".join(words[start : start + length]).strip().strip(",.!?，、。！？ ")
-            if length <= len(words) and _PHRASE[text.language].fullmatch(piece):
+            span = _span(text.text, config, rng)
+            if _PHRASE[text.language].fullmatch(span):
                 corpus = CLOSED_WORLD if text.corpus == CLOSED_WORLD else "open_domain"
-                phrases.append(Sentence(text=piece, corpus=corpus, license=text.license))
-        if not phrases and turn == 0:
-            break
+                phrases.append(Sentence(text=span, corpus=corpus, license=text.license))
     return phrases
 
 
-def words_of(text: str, language: str) -> list[str]:
-    """Words with what follows them, so that they join to the text again; Chinese is cut by jieba."""
-    if language != "zh":
-        return re.findall(r"\S+\s*", text)
-    import jieba
-
-    jieba.setLogLevel(60)
-    return list(jieba.cut(text))
+def _span(text: str, config: PhraseConfig, rng: np.random.Generator) -> str:
+    """A span of random place and length, without the marks around it; empty where its sentence is too short."""
+    places = words(text)
+    length = int(rng.integers(config.min_span_words, config.max_span_words + 1))
+    first = int(rng.integers(max(1, len(places) - length + 1)))
+    span = places[first : first + length]
+    if len(span) < length or any(ends_sentence(text[start:stop]) for start, stop in span[:-1]):
+        return ""
+    return text[span[0][0] : span[-1][1]].strip(" ,.!?;:，、。！？；：")
