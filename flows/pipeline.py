@@ -9,6 +9,7 @@ is DVC's own graph and a task is `dvc repro --single-item <stage>`; only transie
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 import time
@@ -20,13 +21,26 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from components.entry import EXIT_CODES, TRANSIENT
+from components.entry import EXIT_CODES, TRANSIENT, USER
 from components.shared.manifest import read_json
 from flows import run as terminal
 from flows.graph import Event, Outcome, PipelineFailure, repro, stages
 from flows.scratch import checkout_for
 
 RETRIES, RETRY_WAIT_S = 2, [5.0, 30.0]
+
+
+class _OneLine(logging.Filter):
+    """A stage that failed has said why in one line; a traceback through Prefect adds nothing."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], PipelineFailure):
+            record.exc_info = record.exc_text = None
+        return True
+
+
+for _name in ("prefect.task_runs", "prefect.flow_runs"):
+    logging.getLogger(_name).addFilter(_OneLine())
 
 
 def _may_retry(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -82,11 +96,14 @@ def pipeline(scale: str = "", targets: list[str] | None = None, root: str = "") 
     Raises PipelineFailure for the first stage that fails for good.
     """
     started = time.time()
-    place = checkout_for(scale, Path(root) if root else Path.cwd())
+    try:
+        place = checkout_for(scale, Path(root) if root else Path.cwd())
+    except ValueError as error:
+        raise PipelineFailure("", USER, str(error)) from error
     names = stages(place)
     unknown = sorted(set(targets or []) - set(names))
     if unknown:
-        raise ValueError(f"stage: got {unknown[0]!r}, wanted one of {', '.join(names)}")
+        raise PipelineFailure("", USER, f"stage: got {unknown[0]!r}, wanted one of {', '.join(names)}")
     with terminal.tracked(place, targets or []):
         for stage in names:
             if not targets or stage in targets:
@@ -113,9 +130,6 @@ def main(arguments: list[str] | None = None) -> None:
     except PipelineFailure as failure:
         print(failure.line, file=sys.stderr)
         sys.exit(EXIT_CODES[failure.kind])
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

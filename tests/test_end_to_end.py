@@ -207,7 +207,7 @@ def test_a_broken_limit_stops_at_its_gate_with_one_line_through_every_door(clone
         plain = command(smoke, "-m", "dvc", "repro", "check@tokenize")
         assert plain.code != 0 and any(line.match(text) for text in plain.err.splitlines())
         flow = command(smoke, "-m", "flows.pipeline", "check@tokenize")
-        assert flow.code == 2 and line.match(flow.err.strip().splitlines()[-1])
+        assert flow.code == 2 and any(line.match(text) for text in flow.err.splitlines())
         assert (smoke / page).is_file()
         assert verdict.is_file(), "the last good verdict is back"
     finally:

@@ -183,7 +183,7 @@ def test_under_prefect_each_stage_is_a_task_and_cached_ones_show_as_cached(proje
     toy.give(project, "user")
     code, output, errors = prefect(project, home)
     assert code == 2
-    assert errors.strip().splitlines()[-1] == "second: row 3: got 1, wanted 2, in source.txt"
+    assert "second: row 3: got 1, wanted 2, in source.txt" in errors.splitlines() and "Traceback" not in errors
     assert toy.calls(project) == ["first", "second"]
     assert (project / "data" / "second" / "out").read_text() == "second of fine"
     assert read_json(project / ".work" / "second" / "status.json")["kind"] == "user"
@@ -192,4 +192,4 @@ def test_under_prefect_each_stage_is_a_task_and_cached_ones_show_as_cached(proje
 def test_an_unknown_target_of_the_flow_is_one_line(project: Path, home: Path) -> None:
     code, _, errors = prefect(project, home, "thrid")
     assert code == 2
-    assert errors.strip().splitlines()[-1] == "stage: got 'thrid', wanted one of first, second"
+    assert "stage: got 'thrid', wanted one of first, second" in errors.splitlines() and "Traceback" not in errors
