@@ -144,7 +144,7 @@ def collect_samples(data: Path) -> dict[str, Any]:
     tokens = list(read_table(data / "tokenize" / "tokens", SpeechTokens))
     by_id = {row.id: row.tokens for row in tokens}
     train = [row for row in tokens if row.split == "train"]
-    pair = _shortest(train, lambda row: row.text is not None and row.language == "en" and len(row.text.split()) > 4)
+    pair = _shortest(train, lambda row: row.corpus == "closed_world" and len(row.text.split()) > 4)
     mixed = _shortest(
         read_table(data / "synthesize" / "interleaved", Interleaved),
         lambda row: row.corpus == "closed_world" and sum(s.modality == "speech" for s in row.segments) > 1,
@@ -153,10 +153,10 @@ def collect_samples(data: Path) -> dict[str, Any]:
     story = _shortest(read_table(data / "collect" / "stories", Story), lambda row: row.language == "en")
     dialogue = _shortest(
         read_table(data / "dialogues" / "dialogues", Dialogue),
-        lambda row: row.language == "en" and len(row.turns) == 2 and len(row.turns[1].tokens) > AUDIO_RUN,
+        lambda row: row.fact and len(row.turns) == 2 and len(row.turns[1].tokens) > AUDIO_RUN,
     )
     text = _shortest(
-        read_table(data / "collect" / "texts", Text), lambda row: len(row.text) > 60 and row.split == "train"
+        read_table(data / "collect" / "texts", Text), lambda row: row.corpus == "closed_world" and row.language == "en"
     )
     return {
         "text": text.text,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from components.shared.packed_data import PackedData, PackedLoader
 from components.shared.packing import IGNORED, Piece, attention_mask, best_fit, pack
 from components.shared.tokens import Vocabulary, load_tokenizer
 from components.shared.tracking import TerminalTracker
+from docs.prompts import render
 from tests.speech_rows import NUM_CODES, places, text_row, write_world
 
 CONFIG = MixConfig(
@@ -186,6 +188,13 @@ def test_a_cut_shard_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"text-00000\.bin.*planned"):
         PackedData(shards, "train")
     assert read_manifest(shards).extra["sequence_length"] == 96
+
+
+def test_the_page_of_formats_shows_what_the_code_does() -> None:
+    root = Path(__file__).parents[1]
+    samples = json.loads((root / "docs" / "prompts.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "prompts.md").read_text(encoding="utf-8")
+    assert render(samples) == page, "docs/prompts.md is not what `python -m docs.prompts` writes"
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**40))
