@@ -30,10 +30,10 @@ flow: setup
 	@python -m flows.pipeline --scale "$(SCALE)"
 
 test: setup
-	python -m pytest -m "not slow" -v --durations=15 tests
+	SIGN_OF_LIFE_FD=3 python -m pytest -m "not slow" -v --durations=15 tests 3>&1
 
 test-slow: setup
-	python -m pytest -m slow -v --durations=15 tests
+	SIGN_OF_LIFE_FD=3 python -m pytest -m slow -v --durations=15 tests 3>&1
 
 lint: setup
 	ruff check .

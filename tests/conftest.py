@@ -44,15 +44,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Say every minute which test is still running."""
-    reporter = item.config.pluginmanager.getplugin("terminalreporter")
+    """Say every minute which test is still running, on a descriptor that the Makefile keeps open past the capture."""
     done, started = threading.Event(), time.time()
 
-    def speak() -> None:
+    def speak(descriptor: int) -> None:
         while not done.wait(SIGN_OF_LIFE_S):
-            reporter.write_line(f"... {time.time() - started:.0f} s in {item.nodeid}")
+            os.write(descriptor, f"\n... {time.time() - started:.0f} s in {item.nodeid}\n".encode())
 
-    threading.Thread(target=speak, daemon=True).start()
+    if "SIGN_OF_LIFE_FD" in os.environ:
+        threading.Thread(target=speak, args=[int(os.environ["SIGN_OF_LIFE_FD"])], daemon=True).start()
     try:
         return (yield)
     finally:
