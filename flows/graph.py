@@ -70,7 +70,8 @@ def repro(root: Path, arguments: list[str], show: Callable[[Event], None]) -> No
 
     Raises PipelineFailure when a stage fails; what DVC had deleted for it is then back as it was last published.
     """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    own = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # the graph says `python`
+    environment = {**os.environ, "PATH": own, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "dvc", "repro", *arguments]
     metrics = [*root.glob("data/*/metrics.json"), *root.glob("data/*/*/metrics.json")]
     figures = {path: path.read_bytes() for path in metrics}

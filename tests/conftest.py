@@ -24,6 +24,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 os.environ.update(QUIET)
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 for variable in ("MLFLOW_TRACKING_URI", "SPEECHLOOM_PARENT_RUN", "SPEECHLOOM_PIPELINE", "DVC_EXP_NAME"):
     os.environ.pop(variable, None)
 

@@ -339,3 +339,47 @@ def test_nothing_is_read_through_pickle() -> None:
 def test_no_helper_hides_in_a_drawer() -> None:
     names = {path.name for folder in ("components", "flows", "tests") for path in python_files(ROOT / folder)}
     assert not names & {"utils.py", "common.py", "helpers.py", "misc.py"}
+
+
+# What the README says
+
+
+@cache
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def closure(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """All pairs (earlier, later) that the edges connect."""
+    found = set(edges)
+    while True:
+        more = {(a, d) for a, b in found for c, d in found if b == c} - found
+        if not more:
+            return found
+        found |= more
+
+
+def test_the_picture_of_the_flow_is_the_graph() -> None:
+    picture = readme().split("```mermaid")[1].split("```")[0]
+    drawn = set(re.findall(r"^\s*(\w+)(?:\[[^\]]*\])? --> (\w+)", picture, re.MULTILINE))
+    real = {(table.split("/")[0], stage) for stage in STAGES if stage != "report" for table in dependencies(stage)}
+    assert drawn <= real | {("evaluate", "report")}
+    assert closure(drawn) == closure(real | {("evaluate", "report")})
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    text = readme()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"`?make ([a-z-]+)", text)) <= targets
+    for module in set(re.findall(r"python -m ([\w.]+\w)(?![\w.<])", text)):
+        path = ROOT.joinpath(*module.split("."))
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_every_folder_and_document_that_the_readme_names_is_there() -> None:
+    text = readme()
+    tree_block = text.split("## The tree")[1].split("```")[1]
+    for name in re.findall(r"(?:^|\s{2,}| )([a-z_]+(?:/[a-z_]*)+|[a-z]+\.yaml)(?=\s)", tree_block):
+        assert (ROOT / name).exists() or (COMPONENTS / name).exists(), name
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / link).is_file(), link
