@@ -29,6 +29,8 @@ from components.speech_decoder.hift import Hift, HiftConfig
 from components.speech_decoder.layout import read, save
 from components.speech_decoder.mel import HOP, SAMPLE_RATE_HZ, SILENCE, WINDOW, filters, log_mel
 from components.speech_decoder.stage import run
+from components.speech_decoder.start import begin_straight
+from components.speech_decoder.unet import UNet
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden" / "decoder"
@@ -298,6 +300,17 @@ def test_a_broken_folder_is_one_clear_line(trained, tmp_path):
     write_json(tmp_path / "other/config.json", record)
     with pytest.raises(ValueError, match=r"flow\.safetensors: not readable"):
         door.load(tmp_path / "other")
+
+
+def test_a_straight_start_leads_from_the_noisy_mel_to_the_content():
+    torch.manual_seed(0)
+    network = UNet(replace(section("tiny").shape.unet, channels=[96, 64], num_mid_blocks=1), 80, compatible=False)
+    noisy, content, prompt = torch.randn(2, 80, 50), torch.randn(2, 80, 50), torch.zeros(2, 80, 50)
+    begin_straight(network, 80)
+    with torch.no_grad():
+        velocity = network(noisy, None, content, torch.tensor([0.1, 0.8]), torch.randn(2, 80), prompt)
+    straight = content - noisy
+    assert float((velocity - straight).square().mean()) < 0.15 * float(straight.square().mean())
 
 
 # Data

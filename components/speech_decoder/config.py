@@ -165,6 +165,8 @@ class SpeechDecoderConfig:
     """Root of the stage's randomness."""
     compatible: bool
     """Add the attention mask to the scores as released weights expect; false masks padding for real."""
+    straight_start: bool
+    """Begin with the velocity that leads straight from the noisy mel to the content (start.py); ours."""
     objective: ObjectiveConfig
     sampler: SamplerConfig
     griffin_lim: GriffinLimConfig

@@ -36,6 +36,13 @@ class MelFlow(nn.Module):
         self.decoder = nn.ModuleDict({"estimator": UNet(shape.unet, NUM_BINS, compatible)})
 
     @property
+    def velocity_network(self) -> UNet:
+        """The U-Net, `decoder.estimator` in key names."""
+        network = self.decoder["estimator"]
+        assert isinstance(network, UNet)
+        return network
+
+    @property
     def num_codes(self) -> int:
         """Size of the token vocabulary."""
         return self.input_embedding.num_embeddings
@@ -52,7 +59,7 @@ class MelFlow(nn.Module):
 
     def velocity(self, noisy: Tensor, time: Tensor, content: Tensor, speaker: Tensor, prompt: Tensor) -> Tensor:
         """Velocity of frames that are all valid: see UNet.forward."""
-        return self.decoder["estimator"](noisy, None, content, time, speaker, prompt)
+        return self.velocity_network(noisy, None, content, time, speaker, prompt)
 
     @torch.no_grad()
     def sample(self, noise: Tensor, content: Tensor, speaker: Tensor, prompt: Tensor, sampler: SamplerConfig) -> Tensor:

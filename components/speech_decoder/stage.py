@@ -16,10 +16,11 @@ from components.speech_decoder.config import PhaseConfig, SpeechDecoderConfig
 from components.speech_decoder.data import Batches, BatchSize, Corpus, FromStep, read_corpus
 from components.speech_decoder.flow import MelFlow
 from components.speech_decoder.layout import MelScale, Saved, save
-from components.speech_decoder.mel import FRAMES_PER_S
+from components.speech_decoder.mel import FRAMES_PER_S, NUM_BINS
 from components.speech_decoder.model import load
 from components.speech_decoder.module import DecoderModule, Weights
 from components.speech_decoder.speech import judge, speak
+from components.speech_decoder.start import begin_straight
 
 _NUM_MEASURED = 200
 """Utterances whose mels give the mean and deviation that the flow works in."""
@@ -44,7 +45,10 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
 
     scale = measure_scale(corpus, config.seed, tracker)
     with seeded(config.seed):
-        weights = Weights(MelFlow(config.shape, corpus.num_codes, config.compatible), len(corpus.speakers))
+        flow = MelFlow(config.shape, corpus.num_codes, config.compatible)
+        weights = Weights(flow, len(corpus.speakers))
+    if config.straight_start:
+        begin_straight(flow.velocity_network, NUM_BINS)
     work = outputs.work / f"train-{hash_of([as_dict(config), inputs.read])[:12]}"
     metrics: dict[str, float] = {}
     for number, phase in enumerate(config.phases):

@@ -8,6 +8,8 @@ add. The network and its key names stay as published. Ours; measured in docs/res
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -28,8 +30,11 @@ def begin_straight(network: UNet, num_bins: int) -> None:
 
     Does nothing when the outermost level has fewer channels than mel bins.
     """
-    first, last = network.down_blocks[0], network.up_blocks[-1]
-    size = network.final_proj.in_channels
+    first: Any = network.down_blocks[0]
+    last: Any = network.up_blocks[-1]
+    final: Any = network.final_block.block
+    out: Any = network.final_proj
+    size = out.in_channels
     if size < num_bins:
         return
     rows = torch.arange(num_bins)
@@ -44,10 +49,9 @@ def begin_straight(network: UNet, num_bins: int) -> None:
     below = last[0].res_conv.in_channels - size
     _carry(last[0].res_conv, {below: 1.0}, num_bins)  # inputs: from below, then the first level's output
     _carry(last[2], {0: 1.0}, num_bins)
-    _carry(network.final_block.block[0], {0: 1.0}, num_bins)
-    norm, out = network.final_block.block[1], network.final_proj
-    norm.weight.fill_(_GAIN)
-    norm.bias.fill_(_LINEAR_AT)
+    _carry(final[0], {0: 1.0}, num_bins)
+    final[1].weight.fill_(_GAIN)
+    final[1].bias.fill_(_LINEAR_AT)
     weight = _DEVIATION / (_GAIN * _SLOPE)
     out.weight.mul_(0.1)
     out.weight[rows, :num_bins] = 0.0
@@ -58,8 +62,9 @@ def begin_straight(network: UNet, num_bins: int) -> None:
 def _carry(conv: nn.Conv1d, sources: dict[int, float], num_bins: int) -> None:
     """Output channels 0 .. num_bins - 1 become weighted copies of the inputs that begin at each source."""
     rows = torch.arange(num_bins)
+    assert conv.bias is not None
     conv.weight[rows] = 0.0
-    conv.bias[:num_bins] = 0.0
+    conv.bias[rows] = 0.0
     middle = conv.kernel_size[0] // 2
     for begin, value in sources.items():
         conv.weight[rows, begin + rows, middle] = value
