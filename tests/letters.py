@@ -102,9 +102,10 @@ def text_to_token_config() -> TextToTokenConfig:
     return TextToTokenConfig(
         seed=1,
         speaker_share=0.5,
+        crossed_share=0.3,
         joined_share=0.2,
         noise_share=0.0,
-        guidance=GuidanceConfig(weight=1.0, until=0.5, layer=0, width=2.0),
+        guidance=GuidanceConfig(weight=1.0, until=0.5, layer=0, width=1.0, iterations=5, num_pairs=1000),
         label_smoothing=0.0,
         vocab_size=300,
         shape=LmShapeConfig(

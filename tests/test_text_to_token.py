@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 
 import letters
@@ -11,27 +12,36 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.shared.engine import Completion
-from components.shared.packing import IGNORED
+from components.shared.packing import IGNORED, attention_mask
 from components.shared.tokens import Vocabulary
-from components.text_to_token.data import Choices, Examples, PairLoader, main_speakers, make_tokenizer, select
+from components.text_to_token.alignment import Alignment, align, align_pairs
+from components.text_to_token.crossing import cross, join, mix, spoken
+from components.text_to_token.data import PLAIN, Choices, Encoder, PairLoader, within
+from components.text_to_token.guidance import SPEECH, TEXT, Guide
 from components.text_to_token.model import load, plain_ids, prompt_of
 from components.text_to_token.pace import Pace, count_words, longest_loop
+from components.text_to_token.pairs import Pair, main_speakers, make_tokenizer, select
 
-CHOICES = Choices(speaker_share=0.5, joined_share=0.0, noise_share=0.0)
 
-
-def _examples(max_length: int = 128) -> Examples:
+def _encoder() -> tuple[Encoder, list[Pair]]:
     pairs = select(letters.rows(), Counter())["train"]
     tokenizer = make_tokenizer(pairs, 300, letters.NUM_CODES)
+    return Encoder(tokenizer, Vocabulary.of(tokenizer, letters.NUM_CODES)), pairs
+
+
+def _alignment(pairs: list[Pair]) -> Alignment:
     pace = Pace.learn((pair.language, pair.said, pair.codes) for pair in pairs)
-    return Examples(pairs, tokenizer, Vocabulary.of(tokenizer, letters.NUM_CODES), pace, max_length)
+    return align_pairs(pairs, pace, letters.NUM_CODES, num_pairs=1000, iterations=6)
 
 
-def _loader(examples: Examples, **changes) -> PairLoader:
-    settings = dict(sequence_length=128, batch_size=3, num_batches=60, choices=CHOICES, seed=5)
-    return PairLoader(examples, **(settings | changes))
+def _loader(**changes) -> PairLoader:
+    encoder, pairs = _encoder()
+    examples = list(zip(spoken(pairs, _alignment(pairs)), [pair.speaker for pair in pairs], strict=True))
+    settings = dict(sequence_length=128, batch_size=3, num_batches=60, choices=PLAIN, seed=5)
+    return PairLoader(examples, encoder, **(settings | changes))
 
 
 def test_only_human_text_of_train_and_validation_is_learnt_from_and_the_rest_is_counted():
@@ -54,12 +64,12 @@ def test_only_human_text_of_train_and_validation_is_learnt_from_and_the_rest_is_
 
 
 def test_every_pair_is_packed_once_an_epoch_and_only_its_speech_is_learnt():
-    examples = _examples()
-    v = examples.vocabulary
-    wanted = Counter(tuple(speech) for speech in examples.speech)
+    loader = _loader(batch_size=1, num_batches=400, choices=dataclasses.replace(PLAIN, speaker_share=0.5))
+    v = loader.encoder.vocabulary
+    wanted = Counter(tuple(v.to_ids(own.codes.tolist())) for own, _ in loader.examples)
     found: Counter[tuple[int, ...]] = Counter()
     named = 0
-    for batch in _loader(examples, batch_size=1, num_batches=200):
+    for batch in loader:
         ids, labels, segments = batch["token_ids"][0], batch["labels"][0], batch["segments"][0]
         for number in range(1, int(segments.max()) + 1):
             inside = segments == number
@@ -68,64 +78,130 @@ def test_every_pair_is_packed_once_an_epoch_and_only_its_speech_is_learnt():
             assert int(ids[inside][-len(learnt) - 1]) == v.begin_of_audio
             named += int(ids[inside][0] == v.system)
             found[tuple(learnt[:-1])] += 1
-        if sum(found.values()) >= len(examples):
+        if sum(found.values()) >= len(loader.examples):
             break
     assert found == wanted
-    assert 0.35 < named / len(examples) < 0.65
+    assert 0.35 < named / len(loader.examples) < 0.65
 
 
 def test_a_loader_that_goes_on_from_its_state_gives_the_same_batches():
-    examples = _examples()
-    batches = list(_loader(examples))
-    for position in (1, 17, 59):
-        again = _loader(examples)
-        again.load_state_dict({"position": position})
+    choices = Choices(speaker_share=0.5, crossed_share=0.4, joined_share=0.3, noise_share=0.1)
+    loader = _loader(choices=choices)
+    states, batches = [], []
+    for batch in loader:
+        states.append(loader.state_dict())
+        batches.append(batch)
+    assert len(batches) == 60 and max(state["epoch"] for state in states) >= 1
+    for done in (1, 17, 59):
+        again = _loader(choices=choices)
+        again.load_state_dict(states[done - 1])
         rest = list(again)
-        assert len(rest) == 60 - position
-        assert all(torch.equal(a["token_ids"], b["token_ids"]) for a, b in zip(rest, batches[position:], strict=True))
+        assert len(rest) == 60 - done
+        for got, wanted in zip(rest, batches[done:], strict=True):
+            assert all(torch.equal(got[name], wanted[name]) for name in wanted)
 
 
-def test_joined_pairs_say_both_texts_in_one_voice_and_every_pair_once():
-    examples = _examples()
-    v = examples.vocabulary
-    loader = _loader(examples, choices=Choices(speaker_share=1.0, joined_share=0.5, noise_share=0.0))
-    members = loader._members(np.random.default_rng(0))
-    assert sorted(number for own in members for number in own) == list(range(len(examples)))
-    assert 0.25 < sum(len(own) == 2 for own in members) / len(members) < 0.55
-    first, second = next(own for own in members if len(own) == 2)
-    assert examples.voices[first] == examples.voices[second]
-    ids = examples.piece((first, second), True).token_ids.tolist()
-    assert len(ids) == examples.length((first, second), True)
-    assert v.to_codes(ids) == v.to_codes(examples.speech[first] + examples.speech[second])
-
-
-def test_noise_changes_what_is_read_and_not_what_is_learnt():
-    examples = _examples()
-    clean = next(iter(_loader(examples, batch_size=8)))
-    noisy = next(iter(_loader(examples, batch_size=8, choices=dataclasses.replace(CHOICES, noise_share=0.3))))
-    assert torch.equal(clean["labels"], noisy["labels"])
-    audio = clean["token_ids"] >= examples.vocabulary.first_audio_id
-    changed = clean["token_ids"] != noisy["token_ids"]
-    assert not changed[~audio].any()
-    assert 0.2 < changed[audio].float().mean() < 0.4
-
-
-def test_pairs_that_do_not_fit_are_counted_and_no_pair_at_all_is_refused():
-    assert _examples(max_length=50).num_too_long > 0
+def test_pairs_that_do_not_fit_are_left_out_and_no_pair_at_all_is_refused():
+    encoder, pairs = _encoder()
+    examples = list(zip(spoken(pairs, _alignment(pairs)), [pair.speaker for pair in pairs], strict=True))
+    assert 0 < len(within(examples, encoder, 50)) < len(pairs)
     with pytest.raises(ValueError, match="no training pair"):
-        _loader(_examples(max_length=5))
+        PairLoader([], encoder, sequence_length=9, batch_size=1, num_batches=1, choices=PLAIN, seed=0)
     with pytest.raises(ValueError, match="at most 16384"):
         make_tokenizer([], 20_000, 10)
 
 
 def test_a_control_token_inside_a_text_is_spelled_out():
-    examples = _examples()
-    pairs = select(letters.rows(), Counter())["train"]
-    tokenizer, v = make_tokenizer(pairs, 300, letters.NUM_CODES), examples.vocabulary
-    text, control = (plain_ids(tokenizer, t) for t in ("a <|end_of_audio|> <|user|> b", "<|pad|>"))
+    encoder, _ = _encoder()
+    v = encoder.vocabulary
+    text, control = (plain_ids(encoder.tokenizer, t) for t in ("a <|end_of_audio|> <|user|> b", "<|pad|>"))
     ids = prompt_of(text, [v.system, *control], v)
     assert v.pad not in ids
     assert [ids.count(i) for i in (v.system, v.user, v.end_of_audio, v.begin_of_audio)] == [1, 1, 0, 1]
+
+
+def test_noise_changes_what_is_read_and_not_what_is_learnt():
+    clean = next(iter(_loader(batch_size=8)))
+    noisy = next(iter(_loader(batch_size=8, choices=dataclasses.replace(PLAIN, noise_share=0.3))))
+    assert torch.equal(clean["labels"], noisy["labels"])
+    audio = clean["token_ids"] >= _encoder()[0].vocabulary.first_audio_id
+    changed = clean["token_ids"] != noisy["token_ids"]
+    assert not changed[~audio].any()
+    assert 0.2 < changed[audio].float().mean() < 0.4
+
+
+def test_the_alignment_finds_where_every_letter_is_said():
+    """Letters of one to three tokens each, so that an even pace is wrong."""
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abcdefgh"), 20)) for _ in range(200)]
+    lasting = {letter: 1 + i % 3 for i, letter in enumerate("abcdefgh")}
+    codes = [np.array([letters.LETTERS.index(c) for c in text for _ in range(lasting[c])]) for text in texts]
+    even = [(np.arange(20) + 0.5) * len(own) / 20 for own in codes]
+    alignment = align(texts, codes, even, letters.NUM_CODES, iterations=8)
+    right = total = 0
+    for text, times in zip(texts, alignment.times(texts, codes), strict=True):
+        ends = np.cumsum([lasting[c] for c in text])
+        right += int(((times > ends - [lasting[c] for c in text] - 0.6) & (times < ends + 0.6)).sum())
+        total += len(text)
+        assert (np.diff(times) >= 0).all()
+    assert right / total > 0.97
+
+
+def test_alignment_of_what_cannot_be_is_finite():
+    alignment = align(["ab", "abcdefghij" * 9], [np.array([1, 2]), np.array([3])], [np.ones(2), np.ones(90)], 5, 2)
+    for times in alignment.times(["zz", "a" * 200], [np.array([4]), np.array([1, 1])]):
+        assert np.isfinite(times).all() and (np.diff(times) >= 0).all()
+
+
+def test_crossed_examples_swap_their_ends_between_words():
+    _, pairs = _encoder()
+    examples = [own for own in spoken(pairs, _alignment(pairs)) if " " in own.said]
+    rng = np.random.default_rng(1)
+    exact = total = 0
+    for first, second in itertools.pairwise(examples[:100]):
+        crossed = cross(first, second, rng)
+        assert crossed is not None
+        assert sum(len(one.codes) for one in crossed) == len(first.codes) + len(second.codes)
+        assert sum(len(one.said) for one in crossed) == len(first.said) + len(second.said)
+        for one in crossed:
+            assert len(one.edges) == len(one.said) + 1 and (np.diff(one.edges) >= 0).all()
+            assert one.edges[-1] == len(one.codes)
+            exact += letters.hear(one.codes) == one.said
+            total += 1
+    assert exact / total > 0.9
+    both = join(examples[0], examples[1])
+    assert both.said == f"{examples[0].said} {examples[1].said}" and both.edges[-1] == len(both.codes)
+
+
+def test_mixing_keeps_every_token_and_every_voice():
+    _, pairs = _encoder()
+    examples = list(zip(spoken(pairs, _alignment(pairs)), [pair.speaker for pair in pairs], strict=True))
+    mixed = mix(examples, 0.5, 0.3, lambda own: len(own.codes) < 60, np.random.default_rng(0))
+    assert len(mixed) < len(examples)
+    for voice in ("ann", "bob"):
+        before, after = (
+            Counter(int(c) for own, speaker in some if speaker == voice for c in own.codes)
+            for some in (examples, mixed)
+        )
+        assert before == after
+
+
+def test_the_guide_rewards_looking_at_what_is_said():
+    """A head that looks at the right text token has a loss near 0, one that looks at another a large one."""
+    batch = next(iter(_loader(batch_size=2)))
+    mask = attention_mask(batch["segments"])
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=600, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
+    guide = Guide(model, layer=0)
+    now, roles = batch["begins"][:, :, None], batch["roles"]
+    inside = (batch["begins"][:, None] <= now) & (now <= batch["ends"][:, None]) & mask[:, 0]
+    right = (inside & (roles == TEXT)[:, None]).float()
+    assert (right.sum(-1)[roles == SPEECH] >= 1).all()
+    guide._weights = lambda mask: right / right.sum(-1, keepdim=True).clamp_min(1)  # type: ignore[method-assign]
+    assert float(guide.loss(batch, mask, 0.5)) < 1e-3
+    guide._weights = lambda mask: right.roll(8, -1) / 4  # type: ignore[method-assign]
+    assert float(guide.loss(batch, mask, 0.5)) > 3
 
 
 def test_the_main_speaker_is_the_one_with_most_pairs_of_the_language():

@@ -20,7 +20,11 @@ class GuidanceConfig:
     layer: int
     """Decoder layer whose first head is guided, from 0."""
     width: float
-    """Standard deviation of the place in the text, in speech tokens."""
+    """Standard deviation of what counts as near beyond a text token's own time, in speech tokens."""
+    iterations: int
+    """Of expectation-maximisation in the alignment."""
+    num_pairs: int
+    """Most training pairs that the alignment is learnt from."""
 
 
 @dataclass(kw_only=True)
@@ -31,8 +35,10 @@ class TextToTokenConfig:
     """Root of the stage's randomness."""
     speaker_share: float
     """Share of the training pairs that name their speaker, 0..1; the rest teaches to do without."""
+    crossed_share: float
+    """Share of the training pairs, two by two of a voice, that swap their ends between words (crossing.py)."""
     joined_share: float
-    """Share of the training pairs that are followed by another pair of their voice, as one text and one speech."""
+    """Share of the training pairs, two by two of a voice, that are said one after the other."""
     noise_share: float
     """Share of the speech tokens that are read wrongly in training, so that the model goes by the text."""
     guidance: GuidanceConfig

@@ -1,9 +1,9 @@
 """A nudge towards reading the text in order: one attention head is shown early which letters are being said.
 
-A decoder-only model finds the alignment of text and speech by itself, but late; until then it babbles. Speech runs
-through its text nearly evenly, so the pace of real speech tells roughly when each text token is said, and one head is
-rewarded for looking there while the nudge lasts (after Tachibana et al. 2018, "Efficiently trainable text-to-speech
-with guided attention"). The model stays a stock one: nothing of this is left in it.
+A decoder-only model finds the alignment of text and speech by itself, but late; until then it babbles. The alignment
+of the training pairs is known (alignment.py), and one head is rewarded for looking at the text token that is being said
+while the nudge lasts (after Tachibana et al. 2018, "Efficiently trainable text-to-speech with guided attention", where
+an even pace stood for the alignment). The model stays a stock one: nothing of this is left in it.
 Shapes: B sequences, T tokens, D a head's width.
 """
 
@@ -34,13 +34,14 @@ class Guide:
     def loss(self, batch: dict[str, torch.Tensor], mask: torch.Tensor, width: float) -> torch.Tensor:
         """Mean of -log(attention near the right text), in nats, over the predicted speech tokens; a scalar.
 
-        batch: roles (B, T) of TEXT, SPEECH or 0 and times (B, T), when each of them is said, in speech tokens;
-        mask: (B, 1, T, T) bool, what a token may see; width: standard deviation of "near", in speech tokens.
+        batch: roles (B, T) of TEXT, SPEECH or 0, begins and ends (B, T): from when to when each of them is said, in
+        speech tokens; mask: (B, 1, T, T) bool, what a token may see; width: standard deviation of what counts as near
+        beyond a text token's own time, in speech tokens.
         """
         weights = self._weights(mask)  # (B, T, T)
-        times, roles = batch["times"], batch["roles"]
-        near = torch.exp(-0.5 * ((times[:, :, None] - times[:, None, :]) / width) ** 2)
-        near = near * (mask[:, 0] & (roles == TEXT)[:, None, :])
+        now, roles = batch["begins"][:, :, None], batch["roles"]
+        apart = (batch["begins"][:, None, :] - now).clamp_min(0) + (now - batch["ends"][:, None, :]).clamp_min(0)
+        near = torch.exp(-0.5 * (apart / width) ** 2) * (mask[:, 0] & (roles == TEXT)[:, None, :])
         mass = (weights * near).sum(-1)[roles == SPEECH]
         return -(mass + 1e-6).log().mean()
 

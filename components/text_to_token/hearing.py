@@ -11,8 +11,8 @@ from components.shared.engine import STOP, Engine
 from components.shared.recognizer import normalize_text, word_error_rate
 from components.shared.tracking import Tracker
 from components.text_to_token.config import TextToTokenConfig
-from components.text_to_token.data import Pair
 from components.text_to_token.model import TextToToken
+from components.text_to_token.pairs import Pair
 
 
 def hear(

@@ -19,21 +19,15 @@ from components.shared.speech_lm import random_model
 from components.shared.tokens import Vocabulary
 from components.shared.tracking import Tracker
 from components.shared.training import fit
+from components.text_to_token.alignment import Alignment, align_pairs
 from components.text_to_token.config import TextToTokenConfig
-from components.text_to_token.data import (
-    Choices,
-    Examples,
-    Pair,
-    PairLoader,
-    main_speakers,
-    make_tokenizer,
-    select,
-    validation_loader,
-)
+from components.text_to_token.crossing import Spoken, spoken
+from components.text_to_token.data import Choices, Encoder, PairLoader, validation_loader, within
 from components.text_to_token.hearing import hear
 from components.text_to_token.model import load, save_record
 from components.text_to_token.module import TextToTokenModule
 from components.text_to_token.pace import Pace
+from components.text_to_token.pairs import Pair, main_speakers, make_tokenizer, select
 
 
 def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -> dict[str, float]:
@@ -60,8 +54,10 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
     vocabulary = Vocabulary.of(tokenizer, num_codes)
 
     pace = Pace.learn((pair.language, pair.said, pair.codes) for pair in train)
-    examples = Examples(train, tokenizer, vocabulary, pace, config.sequence_length)
-    dropped["too_long"] += examples.num_too_long
+    alignment = align_pairs(train, pace, num_codes, config.guidance.num_pairs, config.guidance.iterations)
+    encoder = Encoder(tokenizer, vocabulary)
+    examples = _fitting(train, alignment, encoder, config)
+    dropped["too_long"] += len(train) - len(examples)
     if sum(dropped.values()):
         tracker.say(f"text_to_token: left out {dict(dropped)} of {len(train) + sum(dropped.values())} pairs")
     model = random_model(config.shape, vocabulary, config.engine.max_length, config.seed)
@@ -70,16 +66,20 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
     tracker.say(f"text_to_token: {len(examples)} pairs, {num_parameters / 1e6:.1f}M parameters")
     loader = PairLoader(
         examples,
+        encoder,
         sequence_length=config.sequence_length,
         batch_size=config.batch_size,
         num_batches=config.trainer.num_steps * config.trainer.accumulate_batches,
         choices=Choices(
-            speaker_share=config.speaker_share, joined_share=config.joined_share, noise_share=config.noise_share
+            speaker_share=config.speaker_share,
+            crossed_share=config.crossed_share,
+            joined_share=config.joined_share,
+            noise_share=config.noise_share,
         ),
         seed=config.seed,
     )
-    held_out = Examples(unseen, tokenizer, vocabulary, pace, config.sequence_length)
-    batches = validation_loader(held_out, config.sequence_length, config.batch_size) if len(held_out) else None
+    held_out = _fitting(unseen, alignment, encoder, config)
+    batches = validation_loader(held_out, encoder, config.sequence_length, config.batch_size) if held_out else None
     started = time.monotonic()
     torch.set_num_threads(config.engine.num_threads)
     with packed(model):
@@ -103,6 +103,14 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
     outputs.write_stats(shards=[metrics | heard], rows=rows)
     tracker.log_model(model_folder, "text_to_token")
     return metrics | heard
+
+
+def _fitting(
+    pairs: list[Pair], alignment: Alignment, encoder: Encoder, config: TextToTokenConfig
+) -> list[tuple[Spoken, str]]:
+    """(what is said, speaker) of the pairs that fit a sequence."""
+    examples = list(zip(spoken(pairs, alignment), [pair.speaker for pair in pairs], strict=True))
+    return within(examples, encoder, config.sequence_length)
 
 
 def _spread(pairs: list[Pair], count: int) -> list[Pair]:
