@@ -227,6 +227,16 @@ def test_a_server_that_is_down_costs_a_line_and_nothing_else(
     assert queued(spool_folder(tmp_path)) == [tracker.spool.folder]
 
 
+def test_a_machine_without_mlflow_keeps_the_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(delivery, "has_mlflow", lambda: False)
+    tracker = whole_run(tmp_path)
+    assert "mlflow is not installed; the run is queued in" in capsys.readouterr().err
+    assert queued(spool_folder(tmp_path)) == [tracker.spool.folder]
+    assert not (spool_folder(tmp_path) / "sender.log").exists()
+
+
 @pytest.mark.slow
 def test_what_was_queued_arrives_when_the_server_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: tuple[str, Any]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import shutil
@@ -29,8 +30,15 @@ from components.shared.spool import FILES, RECORDS, SENT, spool_folder
 LOCK, SENDER_LOG, OLDEST_S = "sender.lock", "sender.log", 7 * 24 * 3600
 LINGER_S = 20.0
 """How long an idle sender waits for the next stage, which would otherwise pay for MLflow's import again."""
+RESTART_S = 3.0
 LARGEST_READ = 1 << 20
+_started_at = -RESTART_S
 SHORT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def has_mlflow() -> bool:
+    """Whether MLflow is installed here, without importing it."""
+    return importlib.util.find_spec("mlflow") is not None
 
 
 def reachable(uri: str) -> bool:
@@ -78,11 +86,16 @@ def sole_sender(spool: Path, wait: bool) -> Iterator[IO[str] | None]:
 def ensure_sender(spool: Path) -> None:
     """Start a sender for the spool unless one is at work. Detached, it outlives the stage for a moment.
 
-    The lock is taken here and inherited by the sender, so that two stages that start at once start one sender.
+    The lock is taken here and inherited by the sender, so that two stages that start at once start one sender. One
+    that cannot even start is not started again at once; without MLflow the records wait for a machine that has it.
     """
+    global _started_at
+    if time.monotonic() - _started_at < RESTART_S or not has_mlflow():
+        return
     with sole_sender(spool, wait=False) as lock, (spool / SENDER_LOG).open("ab") as log:
         if lock is None:
             return
+        _started_at = time.monotonic()
         code = Path(__file__).resolve().parents[2]
         path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
         subprocess.Popen(

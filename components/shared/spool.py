@@ -125,17 +125,18 @@ class Spool:
 
     def wait(self) -> None:
         """Wait for the delivery, at most PATIENCE_S (the sender goes on alone); say when the store does not answer."""
-        from components.shared.delivery import delivered, ensure_sender, reachable
+        from components.shared.delivery import delivered, ensure_sender, has_mlflow, reachable
 
         until = time.time() + PATIENCE_S
-        while reachable(self.uri):
+        while has_mlflow() and reachable(self.uri):
             ensure_sender(self.folder.parent)
             if delivered(self.folder) or time.time() > until:
                 return
             time.sleep(0.1)
+        trouble = f"{_public(self.uri)} does not answer" if has_mlflow() else "mlflow is not installed"
         where = f"the run is queued in {self.folder}"
         again = "it is sent with the next run or by `python -m components.shared.tracking send`"
-        print(f"tracking: {_public(self.uri)} does not answer; {where}; {again}", file=sys.stderr)
+        print(f"tracking: {trouble}; {where}; {again}", file=sys.stderr)
 
 
 class _Sampler(threading.Thread):
@@ -147,8 +148,10 @@ class _Sampler(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        import psutil
-
+        try:
+            import psutil
+        except ModuleNotFoundError:  # a borrowed machine that only trains
+            return
         process = psutil.Process()
         psutil.cpu_percent()
         for step in range(10**9):
