@@ -30,106 +30,21 @@ TOKEN = re.compile(r"(?:[A-Za-z]\.){2,}|[^\W\d_]+(?:'[^\W\d_]+)*|[" + re.escape(
 """Initials, words, marks, and what parts words; anything else is not said."""
 FOLD = str.maketrans({"’": "'", "‘": "'", "–": "—", "\u00a0": " "})
 
-BEFORE_VERB = frozenset(
-    [
-        "to",
-        "will",
-        "would",
-        "can",
-        "could",
-        "may",
-        "might",
-        "must",
-        "shall",
-        "should",
-        "i",
-        "you",
-        "we",
-        "they",
-        "who",
-        "not",
-        "don't",
-        "didn't",
-        "doesn't",
-        "won't",
-        "can't",
-        "couldn't",
-        "wouldn't",
-        "please",
-        "let's",
-        "and",
-        "i'll",
-        "you'll",
-        "we'll",
-        "they'll",
-        "he'll",
-        "she'll",
-        "it'll",
-        "never",
-        "always",
-        "still",
-        "people",
-    ]
-)
-BEFORE_NOUN = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "this",
-        "that",
-        "these",
-        "those",
-        "my",
-        "your",
-        "his",
-        "her",
-        "its",
-        "our",
-        "their",
-        "some",
-        "any",
-        "no",
-        "every",
-        "each",
-        "of",
-        "in",
-        "on",
-        "at",
-        "for",
-        "with",
-        "by",
-        "from",
-        "whose",
-        "which",
-        "good",
-        "first",
-        "last",
-        "new",
-        "old",
-    ]
-)
-BEFORE_PARTICIPLE = frozenset(
-    [
-        "have",
-        "has",
-        "had",
-        "was",
-        "were",
-        "is",
-        "are",
-        "been",
-        "be",
-        "being",
-        "he's",
-        "she's",
-        "i've",
-        "you've",
-        "we've",
-        "they've",
-    ]
-)
-VERBS_AFTER_NAMES = frozenset(["live", "lives"])
+BEFORE_VERB = frozenset([
+    "to", "will", "would", "can", "could", "may", "might", "must", "shall", "should", "i", "you", "we", "they",
+    "who", "not", "don't", "didn't", "doesn't", "won't", "can't", "couldn't", "wouldn't", "please", "let's", "and",
+    "i'll", "you'll", "we'll", "they'll", "he'll", "she'll", "it'll", "never", "always", "still", "people",
+])  # fmt: skip
+BEFORE_NOUN = frozenset([
+    "the", "a", "an", "this", "that", "these", "those", "my", "your", "his", "her", "its", "our", "their", "some",
+    "any", "no", "every", "each", "of", "in", "on", "at", "for", "with", "by", "from", "whose", "which", "good",
+    "first", "last", "new", "old",
+])  # fmt: skip
+BEFORE_PARTICIPLE = frozenset([
+    "have", "has", "had", "was", "were", "is", "are", "been", "be", "being", "he's", "she's", "i've", "you've",
+    "we've", "they've",
+])  # fmt: skip
+VERBS_AFTER_NAMES = ("live", "lives")
 """Of two readings the verb, unless a noun is due: names of people stand before it, and no list holds them."""
 
 
