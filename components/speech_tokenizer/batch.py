@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from components.shared.audio import WHISPER_RATE_HZ, read_wave, resample
@@ -42,10 +43,12 @@ class Clip:
 class Batch:
     """Some clips. Shapes: B clips, M mel bins, F mel frames, K speech tokens, D width, L text positions."""
 
-    features: Tensor
-    """(B, M, F) float32, augmented in training."""
+    features: Tensor | None
+    """(B, M, F) float32, augmented in training; None when `front` is there."""
     mask: Tensor
-    """(B, F) bool, True where there is speech."""
+    """True where there is speech: (B, F) bool of the features, or (B, K) bool of the front."""
+    front: Tensor | None
+    """(B, K, D) float32: states behind pooling, when the layers below are frozen and their states kept in memory."""
     inputs: Tensor
     """(B, L) int64."""
     targets: Tensor
@@ -68,8 +71,10 @@ class Batch:
 class Kept:
     """What stays in memory of one clip from epoch to epoch."""
 
-    features: Tensor
-    """(M, F) float32."""
+    heard: Tensor
+    """(M, F) float32 features of whole tokens, or (K, D) float32 states behind pooling when that is frozen."""
+    length: int
+    """Frames of the features that are speech, or rows of the states."""
     wanted: Tensor
     """(K, D) bfloat16, pooled final states of the un-quantised Whisper; no rows without one."""
 
@@ -77,8 +82,8 @@ class Kept:
 class ClipFeatures(Dataset[Batch]):
     """Numbered batches: a key is (number of the batch, clip numbers).
 
-    kept: features by clip id, which are then not read again; waves cannot be augmented with it. needs_clean: whether
-    the un-quantised Whisper has to hear the clip as well.
+    needs_clean: whether the un-quantised Whisper has to hear the clip as well. `kept`, by clip id, is filled when clips
+    are kept in memory; they are then not read again and their waves not augmented.
     """
 
     def __init__(
@@ -90,31 +95,32 @@ class ClipFeatures(Dataset[Batch]):
         pad: int,
         *,
         needs_clean: bool = False,
-        kept: dict[str, Kept] | None = None,
     ) -> None:
         self.clips, self.shape, self.augment, self.seed, self.pad = clips, shape, augment, seed, pad
-        self.needs_clean, self.kept = needs_clean, kept
+        self.needs_clean = needs_clean
+        self.kept: dict[str, Kept] = {}
+        self.keeps_front = False
 
     def __getitem__(self, key: tuple[int, list[int]]) -> Batch:
         """Read, augment and analyse one batch; randomness from (seed, batch, place in the batch)."""
         number, numbers = key
         clips = [self.clips[index] for index in numbers]
         rngs = [np.random.default_rng([self.seed, number, place]) for place in range(len(clips))]
-        clean = wanted = None
-        if self.kept is not None:
-            features, mask = _pad_features([self.kept[clip.id].features for clip in clips])
-            if self.needs_clean:
-                wanted = torch.nn.utils.rnn.pad_sequence(
-                    [self.kept[clip.id].wanted for clip in clips], batch_first=True
-                )
+        features = front = clean = wanted = None
+        if self.kept and self.keeps_front:
+            front, mask = _pad_front([self.kept[clip.id] for clip in clips])
+        elif self.kept:
+            features, mask = _pad_features([self.kept[clip.id] for clip in clips])
         else:
             features, mask, clean = self._read(clips, rngs)
-        if self.augment is not None:
+        if self.kept and self.needs_clean:
+            wanted = pad_sequence([self.kept[clip.id].wanted for clip in clips], batch_first=True)
+        if self.augment is not None and features is not None:
             features = mask_features(features, mask, self.augment, rngs)
         transcripts = [list(clip.transcript) or [self.pad, self.pad] for clip in clips]
         inputs, targets = batch_of(transcripts, self.pad)
         targets[torch.tensor([not clip.transcript for clip in clips])] = NO_LABEL
-        return Batch(features, mask, inputs, targets, clean, wanted, clips)
+        return Batch(features, mask, front, inputs, targets, clean, wanted, clips)
 
     def _read(self, clips: list[Clip], rngs: list[np.random.Generator]) -> tuple[Tensor, Tensor, Tensor | None]:
         waves = [read_wave(clip.path, WHISPER_RATE_HZ)[0] for clip in clips]
@@ -131,12 +137,23 @@ class ClipFeatures(Dataset[Batch]):
         return log_mel([torch.from_numpy(wave) for wave in waves], mels, floor=floor, multiple=MEL_MULTIPLE)
 
 
-def _pad_features(features: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """(M, F) each -> (B, M, longest F) and mask (B, longest F); a clip is filled up with its own lowest value."""
-    longest = -(-max(frames.shape[1] for frames in features) // MEL_MULTIPLE) * MEL_MULTIPLE
-    padded = [functional.pad(frames, (0, longest - frames.shape[1]), value=float(frames.min())) for frames in features]
-    lengths = torch.tensor([frames.shape[1] for frames in features])
-    return torch.stack(padded), torch.arange(longest)[None, :] < lengths[:, None]
+def _pad_features(kept: list[Kept]) -> tuple[Tensor, Tensor]:
+    """Features (M, F) each -> (B, M, longest F) and mask (B, longest F), filled up with the clip's own lowest value."""
+    longest = max(clip.heard.shape[1] for clip in kept)
+    padded = [
+        functional.pad(clip.heard, (0, longest - clip.heard.shape[1]), value=float(clip.heard.min())) for clip in kept
+    ]
+    return torch.stack(padded), _mask_of(kept, longest)
+
+
+def _pad_front(kept: list[Kept]) -> tuple[Tensor, Tensor]:
+    """States (K, D) each -> (B, longest K, D) and mask (B, longest K)."""
+    states = pad_sequence([clip.heard for clip in kept], batch_first=True)
+    return states, _mask_of(kept, states.shape[1])
+
+
+def _mask_of(kept: list[Kept], longest: int) -> Tensor:
+    return torch.arange(longest)[None, :] < torch.tensor([clip.length for clip in kept])[:, None]
 
 
 def changes_waves(augment: AugmentConfig) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from components.shared.launcher import LauncherConfig
 from components.shared.training_config import TrainerConfig
 
 
@@ -81,7 +82,7 @@ class SpeechTokenizerConfig:
     feature_normalization: FeatureNormalization
     """clip: as Whisper; fixed: a constant floor, which makes streaming exact (ours)."""
     feature_floor: float
-    """The floor of fixed, in decades of mel power; measured: Whisper's own clipping of our corpora, median."""
+    """The floor of fixed, in decades of mel power; a guess, not tuned."""
     ema_decay: float
     """Decay of the codebook's moving averages, a pass (published: 0.99)."""
     commit_coefficient: float
@@ -134,3 +135,4 @@ class SpeechTokenizerConfig:
     num_validation: int
     """Validation clips whose word error rate is watched during training, spread over languages and origins."""
     trainer: TrainerConfig
+    launcher: LauncherConfig

@@ -111,7 +111,8 @@ class Batches:
         for batch in sampler:
             numbers = [int(cut.id.split("#")[0]) for cut in batch]
             if len(numbers) >= self.world_size:
-                yield numbers[self.rank :: self.world_size]
+                first, stop = (len(numbers) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+                yield numbers[first:stop]
 
 
 def _cut(name: str, duration_s: float) -> MonoCut:

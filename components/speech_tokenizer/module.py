@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from components.shared.contracts import ORIGINS
 from components.shared.recognizer import word_error_rate
 from components.shared.training import linear_schedule
 from components.speech_tokenizer.batch import Batch
 from components.speech_tokenizer.codebook_start import start_codebook
 from components.speech_tokenizer.config import SpeechTokenizerConfig
-from components.speech_tokenizer.quantizer import all_sum, broadcast, code_use, gather, global_mean
+from components.speech_tokenizer.quantizer import all_sum, broadcast, code_use, gather, global_mean, world_size
 from components.speech_tokenizer.teacher import pooled_states
 from components.speech_tokenizer.transcripts import NO_LABEL, Transcripts, decode_greedily
 from components.speech_tokenizer.whisper_vq import Encoder, Quantised, WhisperVQ
@@ -36,6 +37,8 @@ class _Seen:
     """(N,) int64: each token's place in its clip."""
     wanted: Tensor | None
     """(N, D) float32: final states of the un-quantised Whisper."""
+    count: int
+    """Tokens of the batch on all ranks."""
 
 
 class TokenizerTraining(lightning.LightningModule):
@@ -98,18 +101,18 @@ class TokenizerTraining(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Close the bottleneck when its time has come."""
-        enough = sum(len(seen.hidden) for seen in self.seen) >= len(self.codes_used)
+        enough = sum(seen.count for seen in self.seen) >= len(self.codes_used)
         if not self.is_closed and enough and self.global_step >= self.config.quantize_from_step:
             self.close()
 
     def close(self) -> None:
         """Start the codebook from the states seen last, on all ranks the same."""
         encoder, config = self.network.encoder, self.config
-        hidden = gather(torch.cat([seen.hidden for seen in self.seen]).to(self.device))
-        places = gather(torch.cat([seen.places for seen in self.seen]).to(self.device)[:, None])[:, 0]
-        wanted = None
-        if self.needs_teacher:
-            wanted = gather(torch.cat([seen.wanted for seen in self.seen if seen.wanted is not None]).to(self.device))
+        # Batch by batch, so that the order is that of one process.
+        hidden = torch.cat([gather(seen.hidden.to(self.device)) for seen in self.seen])
+        places = torch.cat([gather(seen.places.to(self.device)[:, None])[:, 0] for seen in self.seen])
+        kept = [gather(seen.wanted.to(self.device)) for seen in self.seen if seen.wanted is not None]
+        wanted = torch.cat(kept) if kept else None
         centres, counts = start_codebook(
             hidden,
             wanted,
@@ -120,8 +123,7 @@ class TokenizerTraining(lightning.LightningModule):
             config.seed,
         )
         centres, counts = broadcast(centres), broadcast(counts)
-        tokens_a_pass = all_sum(torch.tensor(float(len(self.seen[-1].hidden)), device=self.device))
-        shares = (counts / counts.sum() * tokens_a_pass).clamp(min=config.ema_decay**config.restart_interval)
+        shares = (counts / counts.sum() * self.seen[-1].count).clamp(min=config.ema_decay**config.restart_interval)
         encoder.codebook.weight.data.copy_(centres)
         encoder.ema_count.copy_(shares)
         encoder.ema_weight.copy_(centres * shares[:, None])
@@ -130,7 +132,7 @@ class TokenizerTraining(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the three losses on one batch."""
         encoder, config = self.network.encoder, self.config
-        hidden, valid = encoder.before(batch.features, batch.mask)
+        hidden, valid = self._hidden(batch)
         wanted = self._wanted(batch, valid) if self.needs_teacher else None
         loss = torch.zeros((), device=self.device)
         if self.is_closed:
@@ -145,12 +147,21 @@ class TokenizerTraining(lightning.LightningModule):
         if self.global_step >= config.text_from_step:
             seen["text_loss"] = self._text_loss(batch, states, valid)
             loss = loss + seen["text_loss"]
+        elif world_size() > 1:  # ranks wait for the gradient of every parameter
+            loss = loss + sum(0.0 * value.sum() for value in self.network.decoder.parameters() if value.requires_grad)
         if wanted is not None:
             seen["distance_to_whisper"] = self._distance(states[valid], wanted)
             loss = loss + config.distil_weight * seen["distance_to_whisper"]
         seen |= {"loss": loss, "lr": torch.tensor(self.lr_schedulers().get_last_lr()[0])}  # type: ignore[union-attr]
         self.log_dict({name: value.detach() for name, value in seen.items()}, batch_size=len(batch.clips))
         return loss
+
+    def _hidden(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """States before the quantiser (B, K, D) and valid (B, K)."""
+        if batch.front is not None:
+            return self.network.encoder.middle(batch.front, batch.mask), batch.mask
+        assert batch.features is not None
+        return self.network.encoder.before(batch.features, batch.mask)
 
     def _text_loss(self, batch: Batch, states: Tensor, valid: Tensor) -> Tensor:
         """Nats per text token, over all ranks."""
@@ -173,15 +184,18 @@ class TokenizerTraining(lightning.LightningModule):
 
     def _distance(self, states: Tensor, wanted: Tensor) -> Tensor:
         """Squared distance of states to the wanted ones, (N, D) each, as a share of the variance of these."""
-        variance = (wanted - wanted.mean(0)).square().mean()
-        squared = (states.float() - wanted).square().mean(-1) / variance
-        return global_mean(squared.sum(), torch.tensor(len(squared), device=self.device))
+        count = torch.tensor(float(len(wanted)), device=self.device)
+        total = all_sum(count).clamp(min=1.0)
+        mean = all_sum(wanted.sum(0)) / total
+        variance = all_sum((wanted - mean).square().mean(-1).sum()) / total
+        squared = (states.float() - wanted).square().mean(-1) / variance.clamp(min=1e-6)
+        return global_mean(squared.sum(), count)
 
     def _remember(self, hidden: Tensor, valid: Tensor, wanted: Tensor | None) -> None:
         """Keep the latest states for k-means, as many as it wants."""
         places = torch.arange(valid.shape[1], device=valid.device).expand_as(valid)[valid]
-        self.seen.append(_Seen(hidden[valid].float(), places, wanted))
-        while len(self.seen) > 1 and sum(len(seen.hidden) for seen in self.seen[1:]) >= self.config.kmeans_frames:
+        self.seen.append(_Seen(hidden[valid].float(), places, wanted, int(all_sum(valid.sum()))))
+        while len(self.seen) > 1 and sum(seen.count for seen in self.seen[1:]) >= self.config.kmeans_frames:
             self.seen.pop(0)
 
     def _watch(self, quantised: Quantised, size: int) -> None:
@@ -196,7 +210,7 @@ class TokenizerTraining(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and transcripts of one batch."""
         encoder = self.network.encoder
-        hidden, valid = encoder.before(batch.features, batch.mask)
+        hidden, valid = self._hidden(batch)
         if self.is_closed:
             quantised = encoder.quantise(hidden, valid)
             hidden = quantised.hidden
@@ -214,9 +228,14 @@ class TokenizerTraining(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Word error rates per language and origin, and how the codes were used."""
-        for (language, origin), (wanted, said) in sorted(self.said.items()):
-            self.log(f"validation_wer_{language}_{origin}", word_error_rate(wanted, said, language).rate)
-        used, perplexity = code_use(self.validation_codes)
+        # Every rank goes through all groups, whether its clips hold them or not, since the sums are over the ranks.
+        for language in sorted(self.config.languages):
+            for origin in ORIGINS[:2]:
+                found = word_error_rate(*self.said[language, origin], language)
+                errors, length = all_sum(torch.tensor([found.errors, found.length], device=self.device)).tolist()
+                if length:
+                    self.log(f"validation_wer_{language}_{origin}", errors / length)
+        used, perplexity = code_use(all_sum(self.validation_codes.to(self.device)))
         self.log_dict({"validation_codes_used": used, "validation_perplexity": perplexity})
         self.said.clear()
         self.validation_codes.zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -88,10 +89,10 @@ def _train(
         if changes_waves(config.augment):
             raise ValueError("speech_tokenizer.keep_in_memory: got true, wanted false, since augment changes waves")
         autocast = torch.bfloat16 if config.trainer.precision.startswith("bf16") else None
-        plain = ClipFeatures(train, shape, None, config.seed, pad, needs_clean=module.needs_teacher)
         path = outputs.work / "kept.safetensors"
-        features.kept = keep_in_memory(start.teacher, plain, config.batch_s, path, autocast, tracker)
-    loader = Loader(Batches(train, config, rank=0, world_size=1), features, config.num_loaders)
+        keep_in_memory(features, start.network.encoder, start.teacher, config.batch_s, path, autocast, tracker)
+    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    loader = Loader(Batches(train, config, rank, ranks), features, config.num_loaders)
     plain = ClipFeatures(validation, shape, None, config.seed, pad)
     watched = validation_loader(validation, plain, config.batch_s)
     return fit(

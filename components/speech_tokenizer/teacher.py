@@ -6,7 +6,6 @@ and they need no transcript. A decoder that reads them keeps working when it rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from components.shared.manifest import atomic
 from components.shared.tracking import Tracker
-from components.speech_tokenizer.batch import Clip, ClipFeatures, Kept
+from components.speech_tokenizer.batch import Batch, ClipFeatures, Kept
 from components.speech_tokenizer.data import in_order
 from components.speech_tokenizer.whisper_vq import Encoder, pool
 
@@ -29,44 +28,55 @@ def pooled_states(teacher: Encoder, clean: Tensor, mask: Tensor, kernel: int) ->
 
 
 def keep_in_memory(
-    teacher: Encoder | None,
     features: ClipFeatures,
+    student: Encoder,
+    teacher: Encoder | None,
     batch_s: float,
     path: Path,
     autocast: torch.dtype | None,
     tracker: Tracker,
-) -> dict[str, Kept]:
-    """Features of all clips and what the teacher makes of them, computed once and kept in a file for a restart.
+) -> None:
+    """Fill features.kept: what the student hears of every clip and what the teacher makes of it, computed once.
 
-    Batches are fixed, so that the result depends on nothing but the clips. autocast: number format of the products.
+    Where the student's layers below pooling are frozen their states are kept, otherwise the log-mel features. Batches
+    are fixed, so that the result depends on nothing but the clips; it stays in a file for a restart. autocast: number
+    format of the products.
     """
+    features.keeps_front = not any(value.requires_grad for value in student.front_parameters())
     if not path.is_file():
-        numbered = list(enumerate(in_order(features.clips, batch_s)))
+        plain = ClipFeatures(features.clips, features.shape, None, features.seed, features.pad)
+        plain.needs_clean = features.needs_clean
+        front = student if features.keeps_front else None
         tensors: dict[str, Tensor] = {}
+        numbered = list(enumerate(in_order(features.clips, batch_s)))
         for key in tracker.progress(numbered, len(numbered), "speech_tokenizer: states of the un-quantised Whisper"):
-            tensors |= _of_batch(teacher, features, key, autocast)
+            with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+                tensors |= _of_batch(plain[key], front, teacher, features.shape.kernel)
         with atomic(path) as temporary:
             save_file(tensors, temporary)
     tensors = load_file(path)
-    return {clip.id: Kept(tensors[f"features.{clip.id}"], tensors[f"wanted.{clip.id}"]) for clip in features.clips}
+    for clip in features.clips:
+        heard, length, wanted = (tensors[f"{name}.{clip.id}"] for name in ("heard", "length", "wanted"))
+        features.kept[clip.id] = Kept(heard, int(length), wanted)
 
 
-def _of_batch(
-    teacher: Encoder | None, features: ClipFeatures, key: tuple[int, list[int]], autocast: torch.dtype | None
-) -> dict[str, Tensor]:
-    batch = features[key]
-    wanted: Tensor = torch.zeros(len(batch.clips), 0, 1)
-    kernel = features.shape.kernel
+@torch.no_grad()
+def _of_batch(batch: Batch, student: Encoder | None, teacher: Encoder | None, kernel: int) -> dict[str, Tensor]:
+    """Each clip's own part of a batch, in whole tokens: heard.<id>, length.<id>, wanted.<id>."""
+    assert batch.features is not None
+    wanted = torch.zeros(len(batch.clips), 0, 1)
     if teacher is not None and batch.clean is not None:
-        with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
-            wanted = pooled_states(teacher, batch.clean, batch.mask, kernel)
-    return dict(_rows(batch.clips, batch.features, batch.mask.sum(1).tolist(), wanted, kernel))
-
-
-def _rows(
-    clips: list[Clip], features: Tensor, lengths: list[int], wanted: Tensor, kernel: int
-) -> Iterator[tuple[str, Tensor]]:
-    """Each clip's own part of a batch, without padding."""
-    for clip, frames, states, length in zip(clips, features, wanted, lengths, strict=True):
-        yield f"features.{clip.id}", frames[:, :length].clone()
-        yield f"wanted.{clip.id}", states[: -(-length // (2 * kernel))].to(torch.bfloat16).clone()
+        wanted = pooled_states(teacher, batch.clean, batch.mask, kernel)
+    heard = batch.features
+    if student is not None:
+        training, student.training = student.training, False
+        heard = student.front(batch.features, batch.mask)[0].float().transpose(1, 2)
+        student.training = training
+    found = {}
+    for clip, row, states, frames in zip(batch.clips, heard, wanted, batch.mask.sum(1).tolist(), strict=True):
+        tokens = -(-frames // (2 * kernel))
+        own = row[:, : 2 * kernel * tokens] if student is None else row[:, :tokens].T
+        found[f"heard.{clip.id}"] = own.contiguous().clone()
+        found[f"length.{clip.id}"] = torch.tensor(frames if student is None else tokens)
+        found[f"wanted.{clip.id}"] = states[:tokens].to(torch.bfloat16).clone()
+    return found

@@ -105,7 +105,12 @@ class Encoder(nn.Module):
         return self.after(quantised.hidden, valid), valid, quantised
 
     def before(self, features: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolutions, layers up to the quantiser and pooling: states (B, K, D) and valid (B, K) bool."""
+        """Everything up to the quantiser: states (B, K, D) and valid (B, K) bool."""
+        hidden, valid = self.front(features, frame_mask)
+        return self.middle(hidden, valid), valid
+
+    def front(self, features: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolutions, layers up to pooling and pooling: states (B, K, D) and valid (B, K) bool."""
         config = self.config
         frames = functional.gelu(self.conv2(functional.gelu(self.conv1(features))))
         valid = frame_mask.bool()[:, ::2]
@@ -116,12 +121,24 @@ class Encoder(nn.Module):
             )
         hidden = frames.transpose(1, 2) + self.embed_positions.weight[:length]
         hidden = functional.dropout(hidden, config.dropout, self.training)
-        depth = config.quantize_position if config.is_quantised else 0
+        if not config.is_pooled:
+            return hidden, valid
+        return pool(self._run(hidden, valid, 0, self._front_depth), valid, config.kernel)
+
+    def middle(self, hidden: Tensor, valid: Tensor) -> Tensor:
+        """The layers between pooling and the quantiser, at the rate of the tokens: (B, K, D) -> (B, K, D)."""
+        depth = self.config.quantize_position if self.config.is_quantised else 0
         assert depth is not None
-        hidden = self._run(hidden, valid, 0, min(depth, config.pooling_position or 0) if config.is_pooled else 0)
-        if config.is_pooled:
-            hidden, valid = pool(hidden, valid, config.kernel)
-        return self._run(hidden, valid, (config.pooling_position or 0) if config.is_pooled else 0, depth), valid
+        return self._run(hidden, valid, self._front_depth, depth)
+
+    @property
+    def _front_depth(self) -> int:
+        return (self.config.pooling_position or 0) if self.config.is_pooled else 0
+
+    def front_parameters(self) -> Iterator[nn.Parameter]:
+        """What `front` computes with."""
+        for part in (self.conv1, self.conv2, *self.layers[: self._front_depth]):
+            yield from part.parameters()
 
     def quantise(self, hidden: Tensor, valid: Tensor) -> Quantised:
         """hidden: (B, K, D), valid: (B, K) bool. In training mode moves the codebook after the codes were taken."""
