@@ -40,7 +40,7 @@ class Config:
     scale: str
     """Name of the file in conf/scale: smoke, tiny, h100 or h800."""
     seed: int
-    """Root of all randomness; sections take it as ${seed}."""
+    """Root of all randomness; every section that has a seed gets this one."""
     collect: CollectConfig
     speech_tokenizer: SpeechTokenizerConfig
     tokenize: TokenizeConfig
@@ -57,6 +57,9 @@ class Config:
 
 
 STAGES = tuple(field.name for field in fields(Config) if field.name not in ("scale", "seed", "checks"))
+SHARED = ("seed", "scale")
+"""Fields of a section that are the configuration's own unless they are given. As ${seed} in params.yaml they would be
+written out by `dvc exp run -S`, and every stage would run again."""
 SCALES = ("smoke", "tiny", "h100", "h800")
 
 
@@ -94,7 +97,9 @@ def _compose(root: Path, overrides: list[str]) -> DictConfig:
         available = sorted(path.stem for path in (root / "conf" / "scale").glob("*.yaml"))
         if scale not in available:
             raise ValueError(f"scale: got {scale!r}, wanted one of {', '.join(available)}, in params.yaml")
-        composed = compose("params", overrides=[f"+conf/scale@_global_={scale}", *overrides])
+        # ++ takes any key, so that the schema, and not Hydra, says which ones there are
+        given = [o if o.startswith(("+", "~")) else f"++{o}" for o in overrides]
+        composed = compose("params", overrides=[f"+conf/scale@_global_={scale}", *given])
     OmegaConf.set_struct(composed, False)
     schema = OmegaConf.structured(Config)
     names = {field.name for field in fields(Config)}
@@ -103,6 +108,10 @@ def _compose(root: Path, overrides: list[str]) -> DictConfig:
             wanted = ", ".join(sorted(names))
             raise ValueError(f"{section!s}: unknown section in params.yaml or conf/scale/{scale}.yaml; known: {wanted}")
         schema = OmegaConf.merge(schema, {section: value})
+    for section in (schema[stage] for stage in STAGES if not OmegaConf.is_missing(schema, stage)):
+        for name in SHARED:
+            if OmegaConf.is_missing(section, name):
+                section[name] = schema[name]
     OmegaConf.resolve(schema)
     assert isinstance(schema, DictConfig)
     return schema

@@ -106,7 +106,7 @@ def run_stage(
 ) -> dict[str, float]:
     """Run one stage in this process and return its metrics. Raises what the stage raises."""
     from components.config import as_dict, load_config
-    from components.shared.curves import Curves
+    from components.shared.curves import OF_THE_MACHINE, Curves
     from components.shared.launcher import launch
     from components.shared.places import Inputs, Outputs
     from components.shared.resume import Resume
@@ -133,7 +133,7 @@ def run_stage(
     try:
         metrics = launch(stage, section, overrides, inputs, outputs, tracker)
         check_metrics(metrics)
-        outputs.publish(metrics)
+        outputs.publish({name: value for name, value in metrics.items() if not OF_THE_MACHINE.search(name)})
         curves.write(outputs.root / "curves.json")
     except BaseException as error:
         outputs.discard()

@@ -9,7 +9,7 @@ import numpy as np
 
 from components.shared.contracts import SpeechTokens
 from components.shared.engine import EngineConfig, EngineKind
-from components.shared.lm_config import LmShapeConfig, OptimizerConfig
+from components.shared.lm_config import LmShapeConfig, OptimizerConfig, OptimizerKind
 from components.shared.manifest import seal, write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.speakable import speakable
@@ -101,11 +101,12 @@ def text_to_token_config() -> TextToTokenConfig:
     """A model that learns the letters in a few seconds."""
     return TextToTokenConfig(
         seed=1,
+        words_in_speech=True,
         speaker_share=0.5,
         crossed_share=0.3,
         joined_share=0.2,
         noise_share=0.0,
-        guidance=GuidanceConfig(weight=1.0, until=0.5, layer=0, width=1.0, iterations=5, num_pairs=1000),
+        guidance=GuidanceConfig(weight=1.0, until=0.5, layer=0, iterations=5, num_pairs=1000),
         label_smoothing=0.0,
         vocab_size=300,
         shape=LmShapeConfig(
@@ -119,17 +120,25 @@ def text_to_token_config() -> TextToTokenConfig:
             tied=True,
             pad_vocabulary_to=64,
         ),
-        optimizer=OptimizerConfig(peak_lr=5e-3, final_lr=5e-4, warmup_steps=5, weight_decay=0.0, beta1=0.9, beta2=0.95),
+        optimizer=OptimizerConfig(
+            kind=OptimizerKind.muon,
+            peak_lr=1e-2,
+            final_lr=1e-3,
+            warmup_steps=5,
+            weight_decay=0.0,
+            beta1=0.9,
+            beta2=0.95,
+        ),
         sequence_length=128,
         batch_size=8,
         trainer=TrainerConfig(
-            num_steps=260,
+            num_steps=120,
             precision="32-true",
             gradient_clip=1.0,
             accumulate_batches=1,
             log_every_steps=20,
-            validate_every_steps=260,
-            checkpoint_every_steps=130,
+            validate_every_steps=120,
+            checkpoint_every_steps=60,
         ),
         temperature=0.0,
         top_p=1.0,

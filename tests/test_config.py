@@ -48,6 +48,13 @@ def test_the_seed_reaches_every_section() -> None:
     assert {getattr(config, stage).seed for stage in STAGES} == {5}
 
 
+def test_no_value_of_a_file_is_an_interpolation_that_a_sweep_would_write_out() -> None:
+    """`dvc exp run -S` writes the files anew with all ${...} resolved: every stage would seem changed."""
+    for path in [ROOT / "params.yaml", *(ROOT / "conf" / "scale").glob("*.yaml")]:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.lstrip().startswith("#")]
+        assert "${" not in "\n".join(lines), path.name
+
+
 def test_all_scales_have_the_same_keys() -> None:
     files = {scale: read(ROOT / "conf" / "scale" / f"{scale}.yaml") for scale in SCALES}
     named = {scale: keys(content, free=False) for scale, content in files.items()}
@@ -74,9 +81,9 @@ def change(path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("\ntokenize:\n  seed", "\ntokenize:\n  seeed", ["tokenize.seeed"]),
-        ("\ntokenize:\n  seed: ${seed}", "\ntokenize:\n  seed: many", ["tokenize.seed", "many"]),
-        ("\ntokenize:\n  seed: ${seed}", "\ntokenize:\n", ["tokenize.seed", "no value in params.yaml and"]),
+        ("\nsynthesize:\n", "\nsynthesize:\n  ratioo: 1\n", ["synthesize.ratioo"]),
+        ("\nsynthesize:\n", "\nsynthesize:\n  seed: many\n", ["synthesize.seed", "many"]),
+        ("\n  ratio: 0.3\n", "\n", ["synthesize.ratio", "no value in params.yaml and"]),
         ("\ntokenize:", "\ntokenise:", ["tokenise", "unknown section", "tokenize"]),
         ("scale: smoke", "scale: grand", ["scale: got 'grand'", "wanted one of h100, h800, smoke, tiny"]),
         ("seed: 17", "seed: [1", ["params.yaml"]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -146,12 +145,10 @@ def test_every_run_is_in_the_one_store_below_its_pipeline(clone: Path, smoke: Pa
         assert by_name[earlier].data.tags[f"dvc.out.{name}"] == by_name[later].data.tags[f"dvc.dep.{name}"]
 
 
-def test_a_second_repro_has_nothing_to_do_and_says_so_quickly(smoke: Path) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_a_second_repro_has_nothing_to_do(smoke: Path) -> None:
     done = command(smoke, "-m", "dvc", "repro")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.code == 0 and "Running stage" not in done.out
-    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 5.0
+    assert "Data and pipelines are up to date" in done.out
 
 
 def test_a_changed_comment_reruns_nothing(clone: Path, smoke: Path) -> None:
@@ -257,8 +254,9 @@ def test_queued_experiments_arrive_in_the_one_store(clone: Path, smoke: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["collect", "speech_tokenizer", "text_to_token", "pretrain", "speech_decoder"])
 def test_kill_minus_nine_in_the_middle_of_a_stage_and_the_same_command_again(
-    clone: Path, smoke: Path, stage: str
+    clone: Path, smoke: Path, first: Done, stage: str
 ) -> None:
+    [seconds] = re.findall(rf"\] {stage}: done in ([\d.]+) s", first.out)
     wanted = {
         path.name: read_manifest(path).content_hash for path in (smoke / "data" / stage).iterdir() if path.is_dir()
     }
@@ -270,7 +268,7 @@ def test_kill_minus_nine_in_the_middle_of_a_stage_and_the_same_command_again(
     while read_json(status)["kind"] != "running" or read_json(status)["time_s"] < started:
         assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(6.0)
+    time.sleep(0.4 * float(seconds))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert json.loads(status.read_text())["kind"] == "running"

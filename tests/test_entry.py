@@ -68,6 +68,18 @@ def test_two_runs_of_the_same_input_leave_the_same_bytes(checkout: Path, stage_t
     assert contents[0] == contents[1]
 
 
+def test_how_fast_a_run_was_is_tracked_and_not_published(checkout: Path, stage_that: Any) -> None:
+    speed = {"seconds": 3.0, "tokens_per_s": 9.0, "real_time_factor": 2.0, "hours_of_this_run": 0.1}
+
+    def run(*arguments: Any) -> dict[str, float]:
+        return {**write_tokens(*arguments), **speed, "wer": 0.5}
+
+    assert run_stage(stage_that(run), [], root=checkout, publish=True) == {"hours": 1.0, "wer": 0.5, **speed}
+    assert read_json(checkout / "data" / "tokenize" / "metrics.json") == {"hours": 1.0, "wer": 0.5}
+    (spool,) = (checkout / ".work" / "tracking").glob("*/")
+    assert all(f'"{name}"' in (spool / "records.jsonl").read_text() for name in speed)
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "code"),
     [

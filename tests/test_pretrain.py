@@ -21,7 +21,7 @@ from components.pretrain.config import PretrainConfig
 from components.pretrain.model import load
 from components.pretrain.stage import run
 from components.shared.linear_cross_entropy import linear_cross_entropy
-from components.shared.lm_config import LmShapeConfig, OptimizerConfig
+from components.shared.lm_config import LmShapeConfig, OptimizerConfig, OptimizerKind
 from components.shared.packed_attention import packed as packed_attention
 from components.shared.packing import Piece, collate, pack
 from components.shared.places import Inputs
@@ -50,7 +50,15 @@ CONFIG = PretrainConfig(
     batch_sequences=4,
     attend_across=False,
     loss_chunk=50,
-    optimizer=OptimizerConfig(peak_lr=3e-3, final_lr=3e-4, warmup_steps=3, weight_decay=0.1, beta1=0.9, beta2=0.95),
+    optimizer=OptimizerConfig(
+        kind=OptimizerKind.adamw,
+        peak_lr=3e-3,
+        final_lr=3e-4,
+        warmup_steps=3,
+        weight_decay=0.1,
+        beta1=0.9,
+        beta2=0.95,
+    ),
     trainer=TrainerConfig(
         num_steps=12,
         precision="32-true",

@@ -177,12 +177,15 @@ class FaultyEngine:
         v = self.model.vocabulary
         completions = []
         for request in requests:
-            said = self.model.tokenizer.decode(request.token_ids[request.token_ids.index(v.user) + 1 : -1])
+            text = request.token_ids[request.token_ids.index(v.user) + 1 : -1]
+            said = self.model.tokenizer.decode(text)
             codes = letters.say(said)
             if self.attempt in self.wrong.get(said.split()[0], []):
                 codes = [1, 2] * (len(codes) // 2)
             completions.append(
-                Completion(key=request.key, token_ids=v.to_ids(codes), logprobs=None, finish_reason="stop", error="")
+                Completion(
+                    key=request.key, token_ids=[*text, *v.to_ids(codes)], logprobs=None, finish_reason="stop", error=""
+                )
             )
         self.attempt += 1
         return completions

@@ -20,16 +20,17 @@ from components.shared.tokens import Vocabulary
 from components.text_to_token.alignment import Alignment, align, align_pairs
 from components.text_to_token.crossing import cross, join, mix, spoken
 from components.text_to_token.data import PLAIN, Choices, Encoder, PairLoader, within
-from components.text_to_token.guidance import SPEECH, TEXT, Guide
+from components.text_to_token.guidance import NOWHERE, Guide
 from components.text_to_token.model import load, plain_ids, prompt_of
 from components.text_to_token.pace import Pace, count_words, longest_loop
 from components.text_to_token.pairs import Pair, main_speakers, make_tokenizer, select
 
 
-def _encoder() -> tuple[Encoder, list[Pair]]:
+def _encoder(words_in_speech: bool = False) -> tuple[Encoder, list[Pair]]:
     pairs = select(letters.rows(), Counter())["train"]
     tokenizer = make_tokenizer(pairs, 300, letters.NUM_CODES)
-    return Encoder(tokenizer, Vocabulary.of(tokenizer, letters.NUM_CODES)), pairs
+    vocabulary = Vocabulary.of(tokenizer, letters.NUM_CODES)
+    return Encoder(tokenizer, vocabulary, words_in_speech=words_in_speech), pairs
 
 
 def _alignment(pairs: list[Pair]) -> Alignment:
@@ -37,8 +38,8 @@ def _alignment(pairs: list[Pair]) -> Alignment:
     return align_pairs(pairs, pace, letters.NUM_CODES, num_pairs=1000, iterations=6)
 
 
-def _loader(**changes) -> PairLoader:
-    encoder, pairs = _encoder()
+def _loader(words_in_speech: bool = False, **changes) -> PairLoader:
+    encoder, pairs = _encoder(words_in_speech)
     examples = list(zip(spoken(pairs, _alignment(pairs)), [pair.speaker for pair in pairs], strict=True))
     settings = dict(sequence_length=128, batch_size=3, num_batches=60, choices=PLAIN, seed=5)
     return PairLoader(examples, encoder, **(settings | changes))
@@ -186,22 +187,58 @@ def test_mixing_keeps_every_token_and_every_voice():
         assert before == after
 
 
-def test_the_guide_rewards_looking_at_what_is_said():
-    """A head that looks at the right text token has a loss near 0, one that looks at another a large one."""
+def test_every_text_token_stands_before_the_speech_that_says_it():
+    """A letter is a code here, so that what follows a repeated text token can be read."""
+    loader = _loader(words_in_speech=True)
+    v, backend = loader.encoder.vocabulary, loader.encoder.tokenizer.backend_tokenizer
+    exact = total = 0
+    for example in loader.encoder.encode(loader.examples[:100], np.zeros(100, dtype=bool)):
+        ids = example.piece.token_ids.tolist()
+        start = ids.index(v.begin_of_audio)
+        text, answer = ids[1:start], ids[start + 1 : -1]
+        assert [i for i in answer if not v.is_audio(i)] == text
+        places = [place for place, i in enumerate(answer) if not v.is_audio(i)]
+        for place, stop in itertools.pairwise([*places, len(answer)]):
+            spoken_as = letters.hear(v.to_codes(answer[place + 1 : stop]))
+            exact += spoken_as == backend.decode([answer[place]])
+            total += 1
+    assert exact / total > 0.8
+
+
+@pytest.mark.parametrize("words_in_speech", [False, True])
+def test_the_guide_knows_what_is_said_and_what_follows(words_in_speech):
+    loader = _loader(words_in_speech=words_in_speech)
+    for example in loader.encoder.encode(loader.examples[:50], np.ones(50, dtype=bool)):
+        ids = example.piece.token_ids
+        first, start = ids.tolist().index(loader.encoder.vocabulary.user) + 1, len(ids) - example.piece.learn.sum()
+        assert (example.said[: start - 1] == NOWHERE).all() and example.said[-1] == NOWHERE
+        said, following = example.said[start - 1 : -1], example.following[start - 1 : -1]
+        steps = np.diff(np.where(said == NOWHERE, first - 1, said))
+        assert (steps >= 0).all() and said[-1] == start - 2 and following[-1] == NOWHERE
+        assert (
+            following[:-1][said[:-1] < start - 2] == np.maximum(said, first - 1)[:-1][said[:-1] < start - 2] + 1
+        ).all()
+        if words_in_speech:
+            spelled = ids[start:-1] < loader.encoder.vocabulary.first_audio_id
+            assert (ids[following[:-1][spelled]] == ids[start:-1][spelled]).all()
+
+
+def test_the_guide_rewards_looking_at_the_right_text_token():
     batch = next(iter(_loader(batch_size=2)))
     mask = attention_mask(batch["segments"])
     model = LlamaForCausalLM(
         LlamaConfig(vocab_size=600, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     )
     guide = Guide(model, layer=0)
-    now, roles = batch["begins"][:, :, None], batch["roles"]
-    inside = (batch["begins"][:, None] <= now) & (now <= batch["ends"][:, None]) & mask[:, 0]
-    right = (inside & (roles == TEXT)[:, None]).float()
-    assert (right.sum(-1)[roles == SPEECH] >= 1).all()
-    guide._weights = lambda mask: right / right.sum(-1, keepdim=True).clamp_min(1)  # type: ignore[method-assign]
-    assert float(guide.loss(batch, mask, 0.5)) < 1e-3
-    guide._weights = lambda mask: right.roll(8, -1) / 4  # type: ignore[method-assign]
-    assert float(guide.loss(batch, mask, 0.5)) > 3
+    length = mask.shape[-1]
+    right = [torch.nn.functional.one_hot(batch[name].clamp(min=0), length).float() for name in ("said", "following")]
+    for name in ("said", "following"):
+        seen = mask[:, 0].gather(-1, batch[name].clamp(min=0)[..., None])[..., 0]
+        assert seen[batch[name] != NOWHERE].all()
+    guide._weights = lambda head, mask: right[head]  # type: ignore[method-assign]
+    assert float(guide.loss(batch, mask)) < 1e-3
+    guide._weights = lambda head, mask: right[head].roll(1, -1)  # type: ignore[method-assign]
+    assert float(guide.loss(batch, mask)) > 3
 
 
 def test_the_main_speaker_is_the_one_with_most_pairs_of_the_language():
@@ -267,12 +304,16 @@ def test_the_door_makes_requests_reads_codes_and_judges(trained):
     request = model.request("k", "Anna SEES 2 dogs!", "en", speaker="bob", seed=3)
     v = model.vocabulary
     assert request.token_ids[0] == v.system and request.token_ids[-1] == v.begin_of_audio
-    assert request.allowed_range == (v.first_audio_id, v.first_audio_id + letters.NUM_CODES)
+    assert request.allowed_range is None
+    alone = dataclasses.replace(model, words_in_speech=False).request("k", "Anna SEES 2 dogs!", "en")
+    assert alone.allowed_range == (v.first_audio_id, v.first_audio_id + letters.NUM_CODES)
     assert model.request("k", "Anna sees two dogs!", "en").token_ids[0] == v.user
-    codes = letters.say("anna sees two dogs!")
-    good = Completion(key="k", token_ids=v.to_ids(codes), logprobs=None, finish_reason="stop", error="")
+    codes, words = letters.say("anna sees two dogs!"), plain_ids(model.tokenizer, "anna sees two dogs!")
+    answer = [*words[:1], *v.to_ids(codes[:4]), *words[1:], *v.to_ids(codes[4:]), v.end_of_audio]
+    good = Completion(key="k", token_ids=answer, logprobs=None, finish_reason="stop", error="")
     assert model.codes(good.token_ids) == codes
     assert model.fault("Anna sees 2 dogs!", "en", good) == ""
+    assert model.fault("Anna sees 3 dogs!", "en", good) == "misread"
     assert model.fault("Anna sees 2 dogs!", "en", dataclasses.replace(good, finish_reason="length")) == "unfinished"
     assert model.fault("Anna sees 2 dogs!", "en", dataclasses.replace(good, finish_reason="error")) == "refused"
     with pytest.raises(ValueError, match="nothing to say"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 from components.shared.manifest import write_json
 
-SYSTEM = "system/"
-"""Names under this prefix are of the machine, not of the run, and differ every time."""
+OF_THE_MACHINE = re.compile(r"^system/|(^|_)(seconds|per_s|real_time_factor|of_this_run)$")
+"""Names of figures that say how fast a run was. They are tracked, and kept out of what must come out the same again."""
 
 
 class Curves:
@@ -33,7 +34,7 @@ class Curves:
 
     def add(self, values: dict[str, float], step: int) -> None:
         """One point for each name."""
-        numbers = {name: float(value) for name, value in values.items() if not name.startswith(SYSTEM)}
+        numbers = {name: float(value) for name, value in values.items() if not OF_THE_MACHINE.search(name)}
         self._add(numbers, step)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps([step, numbers]) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 
 @dataclass(kw_only=True)
@@ -29,10 +30,21 @@ class LmShapeConfig:
     """The embedding is padded to a multiple of this many rows."""
 
 
+class OptimizerKind(Enum):
+    """What turns gradients into steps."""
+
+    adamw = "adamw"
+    """As published."""
+    muon = "muon"
+    """Muon for the matrices between embedding and head, AdamW for the rest (muon.py)."""
+
+
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW with a linear schedule."""
+    """The optimizer and its linear schedule."""
 
+    kind: OptimizerKind
+    """adamw (paper) or muon, which learns faster at small scale."""
     peak_lr: float
     """Learning rate after the warm-up (paper: 6e-5 in pre-training, 5e-5 in fine-tuning)."""
     final_lr: float
@@ -40,8 +52,8 @@ class OptimizerConfig:
     warmup_steps: int
     """Steps of linear warm-up (not stated in the paper)."""
     weight_decay: float
-    """AdamW's decay of matrices; vectors are not decayed."""
+    """Decoupled decay of matrices; vectors are not decayed."""
     beta1: float
-    """Decay of the mean of the gradient."""
+    """AdamW's decay of the mean of the gradient."""
     beta2: float
-    """Decay of the mean of its square."""
+    """AdamW's decay of the mean of its square."""

@@ -1,4 +1,4 @@
-"""The LightningModule of every language model here: packed batches, AdamW, losses by modality and by source."""
+"""The LightningModule of every language model here: packed batches, AdamW or Muon, losses by modality and by source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import lightning
 import torch
 from transformers import PreTrainedModel
 
-from components.shared.lm_config import OptimizerConfig
+from components.shared.lm_config import OptimizerConfig, OptimizerKind
+from components.shared.muon import MuonWithAdamW
 from components.shared.speech_lm import packed_loss
 from components.shared.tokens import Vocabulary
 from components.shared.training import linear_schedule
@@ -100,15 +101,31 @@ class LanguageModelModule(lightning.LightningModule):
         return {name: part for name, part in parts.items() if len(part)}
 
     def configure_optimizers(self) -> Any:
-        """AdamW, without decay of vectors, under the linear schedule."""
+        """AdamW or Muon, without decay of vectors, under the linear schedule."""
         config = self.optimizer
-        matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim >= 2]
-        vectors = [p for p in self.model.parameters() if p.requires_grad and p.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        adamw = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=True)
+        optimizer = self._muon() if config.kind is OptimizerKind.muon else self._adamw()
         factor = linear_schedule(config.peak_lr, config.final_lr, config.warmup_steps, self.num_steps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, factor)
-        return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _adamw(self) -> torch.optim.Optimizer:
+        config = self.optimizer
+        learnt = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in learnt if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=True)
+
+    def _muon(self) -> torch.optim.Optimizer:
+        config = self.optimizer
+        outer = {id(self.model.get_input_embeddings().weight), id(self.model.get_output_embeddings().weight)}
+        learnt = [p for p in self.model.parameters() if p.requires_grad]
+        inner = {id(p) for p in learnt if p.ndim == 2 and id(p) not in outer}
+        return MuonWithAdamW(
+            [p for p in learnt if id(p) in inner],
+            [p for p in learnt if id(p) not in inner],
+            lr=config.peak_lr,
+            weight_decay=config.weight_decay,
+            betas=(config.beta1, config.beta2),
+        )

@@ -19,11 +19,17 @@ ROWS_AT_ONCE = 8192
 
 
 def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """The code of each vector by squared L2 distance, the lowest number on a tie: (N, D), (V, D) -> (N,) int64."""
+    """The code of each vector by squared L2 distance, the lowest number on a tie: (N, D), (V, D) -> (N,) int64.
+
+    Measured from the middle of the codes: what all states have in common would take the digits of the products.
+    """
     codebook = codebook.float()
+    middle = codebook.mean(0)
+    codebook = codebook - middle
     norms = codebook.square().sum(1)
     with torch.autocast(vectors.device.type, enabled=False):
-        found = [(norms - 2 * (rows.float() @ codebook.T)).argmin(1) for rows in vectors.detach().split(ROWS_AT_ONCE)]
+        parts = [rows.float() - middle for rows in vectors.detach().split(ROWS_AT_ONCE)]
+        found = [(norms - 2 * (rows @ codebook.T)).argmin(1) for rows in parts]
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64, device=vectors.device)
 
 

@@ -22,7 +22,7 @@ from components.synthesize.selection import select
 from components.synthesize.shard import Job, make, read_record
 from components.text_to_token.model import load
 
-DROPPED_SPANS = ("foreign", "refused", "unfinished", "too_short", "too_long", "loop")
+DROPPED_SPANS = ("foreign", "refused", "unfinished", "misread", "too_short", "too_long", "loop")
 MAX_STATS_ROWS = 5000
 
 

@@ -11,16 +11,14 @@ from components.shared.training_config import TrainerConfig
 
 @dataclass(kw_only=True)
 class GuidanceConfig:
-    """Guided attention in the early steps (Tachibana et al. 2018); the paper had the data to do without."""
+    """Guided attention in the early steps (guidance.py); the paper had the data to do without."""
 
     weight: float
     """Weight beside the cross-entropy at the first step; 0 leaves it out."""
     until: float
     """Share of the steps after which it is gone, 0..1; it falls linearly."""
     layer: int
-    """Decoder layer whose first head is guided, from 0."""
-    width: float
-    """Standard deviation of what counts as near beyond a text token's own time, in speech tokens."""
+    """Decoder layer whose first two heads are guided, from 0."""
     iterations: int
     """Of expectation-maximisation in the alignment."""
     num_pairs: int
@@ -33,6 +31,9 @@ class TextToTokenConfig:
 
     seed: int
     """Root of the stage's randomness."""
+    words_in_speech: bool
+    """Whether each text token is written once more before the speech tokens that say it (Song et al. 2024, ELLA-V: then
+    the model always knows where it is, and skipped or repeated words are seen); the paper has speech tokens alone."""
     speaker_share: float
     """Share of the training pairs that name their speaker, 0..1; the rest teaches to do without."""
     crossed_share: float

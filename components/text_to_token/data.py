@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from components.shared.packing import Piece, best_fit, collate, pack
 from components.shared.tokens import Vocabulary
 from components.text_to_token.crossing import Spoken, mix
-from components.text_to_token.guidance import SPEECH, TEXT
+from components.text_to_token.guidance import NOWHERE
 from components.text_to_token.model import NUM_MARKS, plain_ids, prompt_of
 
 _BLOCK = 20_000
@@ -40,8 +40,9 @@ PLAIN = Choices(speaker_share=0.0, crossed_share=0.0, joined_share=0.0, noise_sh
 class Encoder:
     """Examples as token ids."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> None:
-        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary, *, words_in_speech: bool) -> None:
+        """words_in_speech: whether each text token is repeated before the speech tokens that say it."""
+        self.tokenizer, self.vocabulary, self.words_in_speech = tokenizer, vocabulary, words_in_speech
         self.controls: dict[str, list[int]] = {}
 
     def control(self, speaker: str) -> list[int]:
@@ -63,36 +64,39 @@ class Encoder:
     def _example(self, own: Spoken, text: list[int], offsets: list[tuple[int, int]], control: list[int]) -> Example:
         v = self.vocabulary
         prompt = prompt_of(text, control, v)
-        ids = np.array([*prompt, *v.to_ids(own.codes.tolist()), v.end_of_audio], dtype=np.int64)
-        roles = np.zeros(len(ids), dtype=np.int64)
-        begins, ends = np.zeros(len(ids), dtype=np.float32), np.zeros(len(ids), dtype=np.float32)
+        starts = np.round(own.edges[[start for start, _ in offsets]]).astype(np.int64)
+        answer = np.insert(np.array(v.to_ids(own.codes.tolist()), dtype=np.int64), starts, text)
+        is_text = np.insert(np.zeros(len(own.codes), dtype=bool), starts, True)
+        begun = np.append(np.cumsum(is_text) - is_text, len(text))  # text tokens begun before each token of the answer
+        if not self.words_in_speech:
+            answer, begun = answer[~is_text], begun[np.append(~is_text, True)]
+        ids = np.array([*prompt, *answer, v.end_of_audio], dtype=np.int64)
+        said, following = np.full(len(ids), NOWHERE), np.full(len(ids), NOWHERE)
         first = len(control) + 1
-        roles[first : first + len(text)] = TEXT
-        begins[first : first + len(text)] = [own.edges[start] for start, _ in offsets]
-        ends[first : first + len(text)] = [own.edges[stop] for _, stop in offsets]
         # a position predicts the token after it
-        spoken = slice(len(prompt) - 1, len(prompt) - 1 + len(own.codes))
-        roles[spoken] = SPEECH
-        begins[spoken] = ends[spoken] = np.arange(len(own.codes)) + 0.5
-        return Example(Piece(ids, source=0, learn=np.arange(len(ids)) >= len(prompt)), roles, begins, ends)
+        predicting = slice(len(prompt) - 1, len(ids) - 1)
+        said[predicting] = np.where(begun > 0, first + begun - 1, NOWHERE)
+        following[predicting] = np.where(begun < len(text), first + begun, NOWHERE)
+        return Example(Piece(ids, source=0, learn=np.arange(len(ids)) >= len(prompt)), said, following)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence and where in time its parts are (see guidance.py); arrays are (tokens,)."""
+    """One sequence and where its speech stands in its text (see guidance.py)."""
 
     piece: Piece
-    roles: np.ndarray
-    begins: np.ndarray
-    ends: np.ndarray
+    said: np.ndarray
+    """(tokens,) int64: of each position that predicts speech, where the text token stands that is being said."""
+    following: np.ndarray
+    """(tokens,) int64: where the text token after that one stands."""
 
     def __len__(self) -> int:
         return len(self.piece.token_ids)
 
 
 class PairLoader:
-    """Packed batches, epoch after epoch: token_ids, labels, positions, segments, sources, roles (B, T) int64, begins
-    and ends (B, T) float32. Its state is the place of the next sequence."""
+    """Packed batches, epoch after epoch: token_ids, labels, positions, segments, sources, said, following
+    (B, T) int64. Its state is the place of the next sequence."""
 
     def __init__(
         self,
@@ -162,7 +166,8 @@ class PairLoader:
 
         def fits(own: Spoken) -> bool:
             # text never has more tokens than bytes; the longest name is what a speaker can add
-            return len(own.codes) + len(own.said.encode()) + self._longest_control <= most
+            text = len(own.said.encode()) * (2 if self.encoder.words_in_speech else 1)
+            return len(own.codes) + text + self._longest_control <= most
 
         mixed = mix(members, self.choices.crossed_share, self.choices.joined_share, fits, rng)
         encoded = self.encoder.encode(mixed, rng.random(len(mixed)) < self.choices.speaker_share)
@@ -175,11 +180,14 @@ class PairLoader:
 
 
 def lay(examples: list[Example], length: int, pad_id: int) -> dict[str, np.ndarray]:
-    """Examples in a row as one packed sequence (packing.pack) with their roles, begins and ends; all (T,)."""
+    """Examples in a row as one packed sequence (packing.pack) with what is said and following; all (T,)."""
     packed = pack([example.piece for example in examples], length, pad_id, attend_across=False)
-    for name in ("roles", "begins", "ends"):
-        parts = np.concatenate([getattr(example, name) for example in examples])
-        packed[name] = np.pad(parts, (0, length - len(parts)))
+    firsts = np.cumsum([0, *(len(example) for example in examples)])
+    for name in ("said", "following"):
+        packed[name] = np.full(length, NOWHERE)
+        for first, example in zip(firsts, examples, strict=False):
+            places = getattr(example, name)
+            packed[name][first : first + len(places)] = np.where(places == NOWHERE, NOWHERE, places + first)
     return packed
 
 

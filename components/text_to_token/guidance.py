@@ -1,9 +1,10 @@
-"""A nudge towards reading the text in order: one attention head is shown early which letters are being said.
+"""A nudge towards reading the text in order: two attention heads are shown early where in the text the speech is.
 
 A decoder-only model finds the alignment of text and speech by itself, but late; until then it babbles. The alignment
-of the training pairs is known (alignment.py), and one head is rewarded for looking at the text token that is being said
-while the nudge lasts (after Tachibana et al. 2018, "Efficiently trainable text-to-speech with guided attention", where
-an even pace stood for the alignment). The model stays a stock one: nothing of this is left in it.
+of the training pairs is known (alignment.py): while the nudge lasts, one head is rewarded for looking at the text token
+that is being said and another for looking at the one that follows (after Tachibana et al. 2018, "Efficiently trainable
+text-to-speech with guided attention", where an even pace stood for the alignment). The model stays a stock one: nothing
+of this is left in it.
 Shapes: B sequences, T tokens, D a head's width.
 """
 
@@ -14,43 +15,43 @@ from typing import Any
 import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-TEXT, SPEECH = 1, 2
-"""Roles of positions: a text token; a position from which a speech token is predicted."""
+NOWHERE = -1
+"""In place of a position: there is no such text token."""
+HEADS = {"said": 0, "following": 1}
+"""Which head looks at what."""
 
 
 class Guide:
-    """Measures how much of one head's attention lies where the text is being said."""
+    """Measures how much of two heads' attention lies where it should."""
 
-    def __init__(self, model: Any, layer: int, head: int = 0) -> None:
-        """Listens to the inputs of self-attention in a layer of a Llama model."""
+    def __init__(self, model: Any, layer: int) -> None:
+        """Listens to the inputs of self-attention in a layer of a Llama model with at least two heads."""
         self.attention = model.get_decoder().layers[layer].self_attn
-        self.head = head
         self.seen: dict[str, Any] = {}
         self.attention.register_forward_pre_hook(self._listen, with_kwargs=True)
 
     def _listen(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.seen = kwargs
 
-    def loss(self, batch: dict[str, torch.Tensor], mask: torch.Tensor, width: float) -> torch.Tensor:
-        """Mean of -log(attention near the right text), in nats, over the predicted speech tokens; a scalar.
+    def loss(self, batch: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+        """Sum over the heads of the mean of -log(attention at the right text token), in nats; a scalar.
 
-        batch: roles (B, T) of TEXT, SPEECH or 0, begins and ends (B, T): from when to when each of them is said, in
-        speech tokens; mask: (B, 1, T, T) bool, what a token may see; width: standard deviation of what counts as near
-        beyond a text token's own time, in speech tokens.
+        batch: said and following, (B, T) int64, positions in the sequence or NOWHERE; mask: (B, 1, T, T) bool, what a
+        token may see.
         """
-        weights = self._weights(mask)  # (B, T, T)
-        now, roles = batch["begins"][:, :, None], batch["roles"]
-        apart = (batch["begins"][:, None, :] - now).clamp_min(0) + (now - batch["ends"][:, None, :]).clamp_min(0)
-        near = torch.exp(-0.5 * (apart / width) ** 2) * (mask[:, 0] & (roles == TEXT)[:, None, :])
-        mass = (weights * near).sum(-1)[roles == SPEECH]
-        return -(mass + 1e-6).log().mean()
+        total = mask.new_zeros((), dtype=torch.float32)
+        for name, head in HEADS.items():
+            where = batch[name]
+            found = self._weights(head, mask).gather(-1, where.clamp(min=0)[..., None])[..., 0]
+            total = total - (found[where != NOWHERE] + 1e-6).log().mean()
+        return total
 
-    def _weights(self, mask: torch.Tensor) -> torch.Tensor:
-        """Attention weights of the head: (B, T, T) float32."""
+    def _weights(self, head: int, mask: torch.Tensor) -> torch.Tensor:
+        """Attention weights of a head: (B, T, T) float32."""
         hidden, (cos, sin) = self.seen["hidden_states"], self.seen["position_embeddings"]
         width = self.attention.head_dim
-        group = self.head // self.attention.num_key_value_groups
-        query_rows = self.attention.q_proj.weight[self.head * width : (self.head + 1) * width]
+        group = head // self.attention.num_key_value_groups
+        query_rows = self.attention.q_proj.weight[head * width : (head + 1) * width]
         key_rows = self.attention.k_proj.weight[group * width : (group + 1) * width]
         query = torch.nn.functional.linear(hidden, query_rows)[:, None]
         key = torch.nn.functional.linear(hidden, key_rows)[:, None]

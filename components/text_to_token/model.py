@@ -1,6 +1,7 @@
 """The door to a trained text-to-token model: prompts out of texts, codes out of completions, and a judgement of them.
 
-Format: [<|system|> speaker] <|user|> text <|begin_of_audio|> codes <|end_of_audio|>, the part in brackets optional.
+Format: [<|system|> speaker] <|user|> text <|begin_of_audio|> answer <|end_of_audio|>, the part in brackets optional.
+The answer is the speech tokens, or each text token followed by the speech tokens that say it (`words_in_speech`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class TextToToken:
     tokenizer: PreTrainedTokenizerFast
     vocabulary: Vocabulary
     tokens_per_s: float
+    words_in_speech: bool
+    """Whether the model repeats each text token before the speech tokens that say it."""
     speakers: tuple[str, ...]
     """Speakers that a request may name."""
     main_speakers: dict[str, str]
@@ -64,15 +67,17 @@ class TextToToken:
             raise ValueError(f"text_to_token: got speaker {speaker!r}, wanted one of {known} or none")
         v = self.vocabulary
         control = [] if speaker is None else [v.system, *plain_ids(self.tokenizer, speaker)]
+        text_ids = plain_ids(self.tokenizer, said)
+        most = self.pace.bounds(said, language)[1] + 1
         return Request(
             key=key,
-            token_ids=prompt_of(plain_ids(self.tokenizer, said), control, v),
-            max_new_tokens=self.pace.bounds(said, language)[1] + 1,
+            token_ids=prompt_of(text_ids, control, v),
+            max_new_tokens=most + len(text_ids) if self.words_in_speech else most,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
             stop_ids=(v.end_of_audio,),
-            allowed_range=(v.first_audio_id, v.first_audio_id + v.num_codes),
+            allowed_range=None if self.words_in_speech else (v.first_audio_id, v.first_audio_id + v.num_codes),
         )
 
     def codes(self, token_ids: Sequence[int]) -> list[int]:
@@ -80,12 +85,21 @@ class TextToToken:
         return self.vocabulary.to_codes(token_ids)
 
     def fault(self, text: str, language: str, completion: Completion) -> str:
-        """Why a completion cannot be speech of the text: refused, unfinished, too_short, too_long, loop; or ''."""
+        """Why a completion cannot be speech of the text: refused, unfinished, misread, too_short, too_long, loop;
+        or ''. Misread is an answer that repeats other words than the text's."""
         if completion.finish_reason == ERROR:
             return "refused"
         if completion.finish_reason == LENGTH:
             return "unfinished"
-        return self.pace.fault(speakable(text, language), language, self.codes(completion.token_ids))
+        said = speakable(text, language)
+        if self.words_in_speech and self._read(completion.token_ids) != plain_ids(self.tokenizer, said):
+            return "misread"
+        return self.pace.fault(said, language, self.codes(completion.token_ids))
+
+    def _read(self, token_ids: Sequence[int]) -> list[int]:
+        """What an answer repeats of the text."""
+        v = self.vocabulary
+        return [i for i in token_ids if not v.is_audio(i) and i != v.end_of_audio]
 
 
 def prompt_of(text_ids: list[int], control_ids: list[int], vocabulary: Vocabulary) -> list[int]:
@@ -103,7 +117,7 @@ def plain_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 def save_record(
     folder: Path, vocabulary: Vocabulary, tokens_per_s: float, main_speakers: dict[str, str], **more: Any
 ) -> None:
-    """Write speech.json, what `load` needs beside the model and the tokenizer; more: speakers and pace."""
+    """Write speech.json, what `load` needs beside model and tokenizer; more: words_in_speech, speakers and pace."""
     record = {"num_codes": vocabulary.num_codes, "tokens_per_s": tokens_per_s, "main_speakers": main_speakers, **more}
     write_json(folder / RECORD, record)
 
@@ -120,6 +134,7 @@ def load(path: str | Path) -> TextToToken:
         tokenizer=tokenizer,
         vocabulary=Vocabulary.of(tokenizer, record["num_codes"]),
         tokens_per_s=record["tokens_per_s"],
+        words_in_speech=record["words_in_speech"],
         speakers=tuple(record["speakers"]),
         main_speakers=record["main_speakers"],
         pace=Pace.from_json(record["pace"]),

@@ -47,7 +47,7 @@ class TextToTokenModule(LanguageModelModule):
         values = {"loss": loss.detach()}
         weight = self._guidance_weight()
         if self.guide is not None and weight:
-            astray = self.guide.loss(batch, mask, self.config.guidance.width)
+            astray = self.guide.loss(batch, mask)
             values["guidance"] = astray.detach()
             loss = loss + weight * astray
         if (self.global_step + 1) % self.log_every_steps == 0:

@@ -55,7 +55,7 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
 
     pace = Pace.learn((pair.language, pair.said, pair.codes) for pair in train)
     alignment = align_pairs(train, pace, num_codes, config.guidance.num_pairs, config.guidance.iterations)
-    encoder = Encoder(tokenizer, vocabulary)
+    encoder = Encoder(tokenizer, vocabulary, words_in_speech=config.words_in_speech)
     examples = _fitting(train, alignment, encoder, config)
     dropped["too_long"] += len(train) - len(examples)
     if sum(dropped.values()):
@@ -97,7 +97,15 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
     model.save_pretrained(model_folder)
     tokenizer.save_pretrained(model_folder)
     speakers = sorted({pair.speaker for pair in train})
-    save_record(model_folder, vocabulary, tokens_per_s, main_speakers(train), speakers=speakers, pace=pace.to_json())
+    save_record(
+        model_folder,
+        vocabulary,
+        tokens_per_s,
+        main_speakers(train),
+        words_in_speech=config.words_in_speech,
+        speakers=speakers,
+        pace=pace.to_json(),
+    )
     seal(model_folder, extra={"num_codes": num_codes})
     rows, heard = _listen(config, model_folder, unseen, inputs, tracker)
     outputs.write_stats(shards=[metrics | heard], rows=rows)
