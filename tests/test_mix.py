@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from dataclasses import replace
@@ -119,6 +120,14 @@ def test_ranks_share_the_global_order(world: Path) -> None:
     resumed = PackedLoader(data, 4, 3, False)
     resumed.load_state_dict({"position": 2})
     assert [np.array_equal(b["token_ids"].numpy(), alone[2]) for b in resumed] == [True]
+
+
+def test_a_loader_that_nobody_asked_for_more_than_its_last_batch_begins_again(world: Path) -> None:
+    """So does Lightning, which knows the length: every second validation would see nothing."""
+    loader = PackedLoader(made(world)[0], 4, 3, False)
+    passes = [[batch["token_ids"] for batch in itertools.islice(loader, 3)] for _ in range(3)]
+    assert [len(batches) for batches in passes] == [3, 3, 3]
+    assert all(torch.equal(a, b) for a, b in zip(passes[0], passes[2], strict=True))
 
 
 def test_documents_read_back_as_they_were_written(world: Path) -> None:

@@ -70,7 +70,9 @@ class ChatLoader:
         return self.num_batches
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """The batches that are left."""
+        """The batches that are left; all of them when none is: a trainer stops at the last without asking for more."""
+        if self.position >= self.num_batches:
+            self.position = 0
         epoch, first = 0, 0
         packed = self.packed(epoch)
         while self.position < self.num_batches:
@@ -84,7 +86,6 @@ class ChatLoader:
             part = part + [[]] * (self.batch_size - len(part))  # the last batch of an epoch is filled with padding
             self.position += 1
             yield collate([self._sequence(numbers) for numbers in part])
-        self.position = 0
 
     def packed(self, epoch: int) -> list[list[int]]:
         """The sequences of an epoch as numbers of chats."""

@@ -134,13 +134,14 @@ class PackedLoader:
         return self.num_batches
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """The batches that are left."""
+        """The batches that are left; all of them when none is: a trainer stops at the last without asking for more."""
+        if self.position >= self.num_batches:
+            self.position = 0
         share = self.batch_size // self.world_size
         while self.position < self.num_batches:
             first = self.position * self.batch_size + self.rank * share
             self.position += 1
             yield collate([self.data.sequence(number, self.attend_across) for number in range(first, first + share)])
-        self.position = 0
 
     def state_dict(self) -> dict[str, int]:
         """The number of the next batch."""
