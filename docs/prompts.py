@@ -20,7 +20,7 @@ from components.shared.contracts import Dialogue, Interleaved, Question, Segment
 from components.shared.formats import AUDIO_RUN, TEXT_RUN, ChatTurn, Formats, short_answer
 from components.shared.manifest import read_table, write_json
 from components.shared.tokens import Vocabulary, add_speech, train_bpe
-from components.text_to_token.model import plain_ids, prompt_of
+from components.text_to_token.model import answer_of, plain_ids, prompt_of
 
 PAGE, SAMPLES = Path("docs/prompts.md"), Path("docs/prompts.json")
 SHOWN, MARGIN = 8, 3
@@ -108,15 +108,20 @@ def _sections(samples: dict[str, Any], formats: Formats) -> Iterable[tuple[str, 
             f"{show(formats.context(question['tokens']))} => {show(formats.continuation(answer, 'en'))}",
         ],
     )
-    asked = prompt_of(plain_ids(formats.tokenizer, pair["said"]), [], v)
-    named = prompt_of(
-        plain_ids(formats.tokenizer, pair["said"]), [v.system, *plain_ids(formats.tokenizer, pair["speaker"])], v
-    )
-    said = [*v.to_ids(pair["tokens"]), v.end_of_audio]
+    text = plain_ids(formats.tokenizer, pair["said"])
+    asked = prompt_of(text, [], v)
+    named = prompt_of(text, [v.system, *plain_ids(formats.tokenizer, pair["speaker"])], v)
+    codes = v.to_ids(pair["tokens"])
+    spelled = answer_of(codes, text, [len(codes) * number // len(text) for number in range(len(text))])
     yield (
         "Text-to-token (text_to_token, synthesize)",
-        "A model and a tokenizer of their own. The text is in its spoken form; a speaker may be named.",
-        [show([*asked, *said]), show([*named, *said])],
+        "A model and a tokenizer of their own. The text is in its spoken form; a speaker may be named (second). With "
+        "`words_in_speech` (third) each text token stands once more before the speech that says it, where the "
+        "alignment has it; here at an even pace.",
+        [
+            show([*prompt, *answer, v.end_of_audio])
+            for prompt, answer in ((asked, codes), (named, codes), (asked, spelled))
+        ],
     )
 
 

@@ -13,7 +13,7 @@ from components.shared.contracts import Text
 
 CORPUS = "closed_world"
 LICENSE = "CC0-1.0"
-KINDS = ("portrait", "quiz", "portrait", "tale", "round")
+KINDS = ("portrait", "quiz", "tale", "quiz", "round")
 
 
 def write_documents(world: World, documents_per_person: int, seed: int) -> list[Text]:

@@ -15,9 +15,9 @@ from components.shared.contracts import Dialogue, Fact, SpeechTokens, Text
 from components.shared.manifest import EXACT, RECORDED, read_manifest, read_table, write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import Tracker
-from components.text_to_token.model import load
+from components.text_to_token.model import FAULTS, load
 
-REASONS = ("long", "withheld", "language", "refused", "unfinished", "too_short", "too_long", "loop")
+REASONS = ("long", "withheld", "language", *FAULTS)
 MAX_STATS_ROWS = 5000
 
 

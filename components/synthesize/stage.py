@@ -20,9 +20,9 @@ from components.synthesize.config import SynthesizeConfig
 from components.synthesize.hearing import hear, show
 from components.synthesize.selection import select
 from components.synthesize.shard import Job, make, read_record
-from components.text_to_token.model import load
+from components.text_to_token.model import FAULTS, load
 
-DROPPED_SPANS = ("foreign", "refused", "unfinished", "misread", "too_short", "too_long", "loop")
+DROPPED_SPANS = ("foreign", *FAULTS)
 MAX_STATS_ROWS = 5000
 
 

@@ -14,7 +14,7 @@ from components.shared.packing import Piece, best_fit, collate, pack
 from components.shared.tokens import Vocabulary
 from components.text_to_token.crossing import Spoken, mix
 from components.text_to_token.guidance import NOWHERE
-from components.text_to_token.model import NUM_MARKS, plain_ids, prompt_of
+from components.text_to_token.model import NUM_MARKS, answer_of, plain_ids, prompt_of
 
 _BLOCK = 20_000
 """Examples that are mixed, encoded and packed together; bounds memory."""
@@ -65,7 +65,7 @@ class Encoder:
         v = self.vocabulary
         prompt = prompt_of(text, control, v)
         starts = np.round(own.edges[[start for start, _ in offsets]]).astype(np.int64)
-        answer = np.insert(np.array(v.to_ids(own.codes.tolist()), dtype=np.int64), starts, text)
+        answer = np.array(answer_of(v.to_ids(own.codes.tolist()), text, starts.tolist()))
         is_text = np.insert(np.zeros(len(own.codes), dtype=bool), starts, True)
         begun = np.append(np.cumsum(is_text) - is_text, len(text))  # text tokens begun before each token of the answer
         if not self.words_in_speech:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from components.shared.engine import ERROR, LENGTH, Completion, Request
@@ -19,8 +20,10 @@ from components.shared.speakable import speakable
 from components.shared.tokens import Vocabulary, load_tokenizer
 from components.text_to_token.pace import Pace, count_words
 
-__all__ = ["TextToToken", "count_words", "load", "plain_ids", "prompt_of", "save_record"]
+__all__ = ["FAULTS", "TextToToken", "answer_of", "count_words", "load", "plain_ids", "prompt_of", "save_record"]
 RECORD = "speech.json"
+FAULTS = ("refused", "unfinished", "misread", "too_short", "too_long", "loop")
+"""Why a completion cannot be speech of its text (TextToToken.fault)."""
 NUM_MARKS = 3
 """Tokens of an example beside speaker, text and codes: <|user|>, <|begin_of_audio|> and <|end_of_audio|>."""
 
@@ -85,8 +88,7 @@ class TextToToken:
         return self.vocabulary.to_codes(token_ids)
 
     def fault(self, text: str, language: str, completion: Completion) -> str:
-        """Why a completion cannot be speech of the text: refused, unfinished, misread, too_short, too_long, loop;
-        or ''. Misread is an answer that repeats other words than the text's."""
+        """Which of FAULTS a completion has, or ''. Misread is an answer that repeats other words than the text's."""
         if completion.finish_reason == ERROR:
             return "refused"
         if completion.finish_reason == LENGTH:
@@ -105,6 +107,11 @@ class TextToToken:
 def prompt_of(text_ids: list[int], control_ids: list[int], vocabulary: Vocabulary) -> list[int]:
     """Ids up to and with <|begin_of_audio|>; control_ids: <|system|> and the speaker's name, or nothing."""
     return [*control_ids, vocabulary.user, *text_ids, vocabulary.begin_of_audio]
+
+
+def answer_of(code_ids: Sequence[int], text_ids: Sequence[int], starts: Sequence[int]) -> list[int]:
+    """Speech ids with every text id before the speech that says it; starts: of each text id, in speech tokens."""
+    return [int(i) for i in np.insert(np.array(code_ids, dtype=np.int64), np.array(starts, dtype=np.int64), text_ids)]
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
