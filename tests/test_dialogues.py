@@ -28,7 +28,7 @@ CONFIG = DialoguesConfig(
     max_turn_chars=80,
     validation_share=0.2,
     temperature=0.0,
-    keep_unfinished=False,
+    keep_faulty=False,
     engine=engine_config(),
 )
 

@@ -7,9 +7,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -249,6 +252,59 @@ def test_queued_experiments_arrive_in_the_one_store(clone: Path, smoke: Path) ->
     assert {run.data.params["report.max_samples"] for run in new} == {"3", "4"}
     assert len({run.data.tags["dvc_exp_name"] for run in new}) == 2
     git(clone, "checkout", "-q", "HEAD~1")
+
+
+def asked(url: str, body: dict[str, Any] | None = None) -> Any:
+    """What a Prefect server answers; None while it cannot be reached."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+    except OSError:
+        return None
+
+
+def wait_for(what: Callable[[], Any], seconds: float) -> Any:
+    """The first answer that is not empty."""
+    end = time.time() + seconds
+    while time.time() < end:
+        if found := what():
+            return found
+        time.sleep(1.0)
+    raise TimeoutError(f"nothing within {seconds} s")
+
+
+@pytest.mark.slow
+def test_a_prefect_server_sees_every_run_and_a_schedule_starts_them(clone: Path, smoke: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {**os.environ, "PYTHONPATH": str(clone), "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": api}
+    environment |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    serve = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    flow = [sys.executable, "-m", "flows.pipeline", "--scale", "smoke", "check@collect"]
+    processes = [subprocess.Popen(serve, cwd=tmp_path, env=environment, start_new_session=True)]
+    try:
+        wait_for(lambda: asked(f"{api}/health"), 120)
+        subprocess.run(flow, cwd=clone, env=environment, check=True)
+        [run] = asked(f"{api}/flow_runs/filter", {})
+        assert run["state_type"] == "COMPLETED"
+        [task] = asked(f"{api}/task_runs/filter", {})
+        assert (task["name"], task["state_name"]) == ("check@collect", "Cached")
+        scheduled = [*flow, "--schedule", "* * * * *"]
+        processes.append(subprocess.Popen(scheduled, cwd=clone, env=environment, start_new_session=True))
+
+        def done_by_schedule() -> list[Any]:
+            runs = asked(f"{api}/flow_runs/filter", {}) or []
+            return [run for run in runs if run["deployment_id"] and run["state_type"] == "COMPLETED"]
+
+        assert wait_for(done_by_schedule, 180)
+    finally:
+        for process in reversed(processes):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def _config(**changes) -> SynthesizeConfig:
         retry_temperature=0.7,
         top_p=0.9,
         language_shares={"en": 2.0, "zh": 1.0},
-        keep_unfinished=False,
+        keep_faulty=False,
         target_tokens=100_000,
         documents_per_shard=8,
         heard_per_shard=4,
@@ -203,7 +203,7 @@ def test_what_fails_is_said_once_more_and_then_stays_text(root):
     assert codes[0] == letters.say(texts[0].text) and codes[1] == letters.say(texts[1].text) and codes[2] == []
 
 
-def test_speech_without_an_end_is_kept_only_when_asked_for(root):
+def test_faulty_speech_is_kept_only_when_asked_for(root):
     model = load(root / "data/text_to_token/model")
     text = _text(0, "Anna sees two dogs at home.")
 
@@ -213,7 +213,7 @@ def test_speech_without_an_end_is_kept_only_when_asked_for(root):
             return [dataclasses.replace(completion, finish_reason="length") for completion in made]
 
     for keep in (False, True):
-        config = _config(ratio=1.0, mean_span=40.0, keep_unfinished=keep)
+        config = _config(ratio=1.0, mean_span=40.0, keep_faulty=keep)
         planned = plan(text, config, model)
         counts = say([planned], config, model, Endless(model, {}))  # type: ignore[arg-type]
         assert bool(planned.spans[0].codes) == keep and counts["dropped_unfinished"] == (not keep)

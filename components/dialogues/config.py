@@ -31,7 +31,7 @@ class DialoguesConfig:
     """Share of the dialogues, picked by id, for validation."""
     temperature: float
     """Sampling temperature of the text-to-token model."""
-    keep_unfinished: bool
-    """Keep speech that was cut at its longest accepted length: only for a model too little trained to end (smoke)."""
+    keep_faulty: bool
+    """Keep speech that cannot be right: only for a model too little trained to say anything (smoke)."""
     engine: EngineConfig
     """What says the turns that no utterance says."""

@@ -77,7 +77,7 @@ def say_missing(
         fault = model.fault(*pair, completion)
         codes = model.codes(completion.token_ids)
         made += len(codes)
-        if fault and not (fault == "unfinished" and config.keep_unfinished):
+        if fault and not (config.keep_faulty and codes):
             faults[pair] = fault
         else:
             voices.known[pair] = [Voice(codes, GENERATED)]

@@ -30,8 +30,8 @@ class SynthesizeConfig:
     """Nucleus of both attempts."""
     language_shares: dict[str, float]
     """Shares of the speech tokens by language (paper: English 2, Chinese 1), over the languages that can be said."""
-    keep_unfinished: bool
-    """Keep speech that was cut at its longest accepted length: only for a model too little trained to end (smoke)."""
+    keep_faulty: bool
+    """Keep speech that cannot be right: only for a model too little trained to say anything (smoke)."""
     target_tokens: int
     """Speech tokens to make, by the expected length of the spans; texts beyond it are not used (paper: 6e11)."""
     documents_per_shard: int

@@ -152,8 +152,8 @@ def say(plans: list[Plan], config: SynthesizeConfig, model: TextToToken, engine:
         requests = [_request(piece, attempt, temperature, config, model) for piece in waiting]
         for piece, completion in zip(waiting, engine.generate_all(requests), strict=True):
             fault = model.fault(piece.text, piece.language, completion)
-            piece.fault = "" if fault == "unfinished" and config.keep_unfinished else fault
             piece.codes = model.codes(completion.token_ids)
+            piece.fault = "" if config.keep_faulty and piece.codes else fault
             counts["generated_tokens"] += len(piece.codes)
         waiting = [piece for piece in waiting if piece.fault]
         counts["said_again"] += len(waiting) if attempt == 0 else 0

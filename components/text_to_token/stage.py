@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -80,14 +79,12 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
     )
     held_out = _fitting(unseen, alignment, encoder, config)
     batches = validation_loader(held_out, encoder, config.sequence_length, config.batch_size) if held_out else None
-    started = time.monotonic()
     torch.set_num_threads(config.engine.num_threads)
     with packed(model):
         curve = fit(module, loader, batches, config.trainer, tracker=tracker, work=outputs.work, what="text_to_token")
     metrics = {
         "num_parameters": float(num_parameters),
         "num_pairs": float(len(examples)),
-        "train_s": time.monotonic() - started,
         **curve,
         **{f"dropped_{reason}": float(dropped[reason]) for reason in ("unspeakable", "no_tokens", "too_long")},
     }
