@@ -316,12 +316,12 @@ def test_kill_minus_nine_in_the_middle_of_a_stage_and_the_same_command_again(
     wanted = {
         path.name: read_manifest(path).content_hash for path in (smoke / "data" / stage).iterdir() if path.is_dir()
     }
+    shutil.rmtree(smoke / ".work" / stage)  # shards of the first run would make this one short
     environment = {**os.environ, "PYTHONPATH": str(smoke), "OMP_NUM_THREADS": "2"}
     repro = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", stage]
     process = subprocess.Popen(repro, cwd=smoke, env=environment, start_new_session=True)
     status = smoke / ".work" / stage / "status.json"
-    started = time.time()
-    while read_json(status)["kind"] != "running" or read_json(status)["time_s"] < started:
+    while not status.is_file() or read_json(status)["kind"] != "running":
         assert process.poll() is None
         time.sleep(0.05)
     time.sleep(0.4 * float(seconds))

@@ -281,6 +281,9 @@ def test_text_that_goes_round_in_circles_ends_after_one_round() -> None:
     ids = [7] * 8
     assert _loops(ids) and ids == [7]
     assert not _loops([4, 4, 4]) and not _loops([1, 2, 1, 2, 3])
+    phrase = [3, 1, 4, 1, 5, 9]
+    ids = [*phrase, 2, *phrase, 7, 8, *phrase]
+    assert not _loops(ids[:-1]) and _loops(ids) and ids == [*phrase, 2]
 
 
 # --- training
@@ -322,7 +325,7 @@ sys.path.insert(0, {tests!r})
 from test_speech_tokenizer_training import SMALL, Kept, fit, seeded, training
 data, target = Path({data!r}), Path({target!r})
 ranks = int(os.environ.get("WORLD_SIZE", "1"))
-config = replace(SMALL, batch_s=8.0 / ranks, lr=1e-4, trainer=replace(SMALL.trainer, num_steps=20))
+config = replace(SMALL, batch_s=8.0 / ranks, lr=1e-4, num_codes=64, trainer=replace(SMALL.trainer, num_steps=20))
 torch.set_num_threads(1)
 module, loader = training(data, config, int(os.environ.get("RANK", "0")), ranks)
 with seeded(1):

@@ -26,6 +26,8 @@ TEXT_PER_S, TEXT_MORE = 12.5, 10
 
 LONGEST_LOOP, SHORTEST_LOOPING = 24, 8
 """Text tokens of a phrase that is repeated, at most, and of all its repetitions together, at least."""
+RECURRING = 6
+"""A phrase of so many tokens is said twice at most in one utterance."""
 
 
 class Transcripts:
@@ -140,10 +142,19 @@ def decode_greedily(
 
 
 def _loops(ids: list[int]) -> bool:
-    """Whether the end is one phrase three times in a row (a single token eight times); cuts it to one, in place."""
+    """Whether the text goes round in circles; cuts it to one round, in place.
+
+    Its end is one phrase three times in a row (a single token eight times), or RECURRING tokens that it has had twice
+    before, with whatever between.
+    """
     for length in range(1, min(LONGEST_LOOP, len(ids) // 3) + 1):
         times = max(3, -(-SHORTEST_LOOPING // length))
         if len(ids) >= times * length and ids[-times * length :] == ids[-length:] * times:
             del ids[-(times - 1) * length :]
             return True
+    end = ids[-RECURRING:]
+    before = [start for start in range(len(ids) - 2 * RECURRING + 1) if ids[start : start + RECURRING] == end]
+    if len(end) == RECURRING and len(before) > 1:
+        del ids[before[1] :]
+        return True
     return False
