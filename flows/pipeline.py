@@ -28,18 +28,23 @@ from flows.graph import Event, Outcome, PipelineFailure, repro, stages
 from flows.scratch import checkout_for
 
 RETRIES, RETRY_WAIT_S = 2, [5.0, 30.0]
+EVENTS = "prefect.events.utilities"
+"""Logger of what Prefect could not tell its server."""
 
 
 class _OneLine(logging.Filter):
-    """A stage that failed has said why in one line; a traceback through Prefect adds nothing."""
+    """A stage that failed has said why in one line; a traceback through Prefect adds nothing.
+
+    Nor does one of an event that was lost, such as a heartbeat while the server stops: its line says so.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], PipelineFailure):
+        if record.exc_info and (isinstance(record.exc_info[1], PipelineFailure) or record.name == EVENTS):
             record.exc_info = record.exc_text = None
         return True
 
 
-for _name in ("prefect.task_runs", "prefect.flow_runs"):
+for _name in ("prefect.task_runs", "prefect.flow_runs", EVENTS):
     logging.getLogger(_name).addFilter(_OneLine())
 
 
