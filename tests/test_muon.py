@@ -19,9 +19,9 @@ def _optimizer(model: torch.nn.Sequential, lr: float = 1e-2) -> MuonWithAdamW:
     return MuonWithAdamW([model[1].weight, model[2].weight], rest, lr=lr, weight_decay=0.1, betas=(0.9, 0.95))
 
 
-def _train(model: torch.nn.Sequential, optimizer: MuonWithAdamW, steps: int, schedule=None) -> list[float]:
+def _train(model: torch.nn.Sequential, optimizer: MuonWithAdamW, stop: int, schedule=None, start=0) -> list[float]:
     losses = []
-    for step in range(steps):
+    for step in range(start, stop):
         ids = (torch.arange(14) * (step + 3)) % 7
         loss = torch.nn.functional.cross_entropy(model(ids), (ids * 3 + 1) % 7)
         optimizer.zero_grad()
@@ -67,15 +67,10 @@ def test_a_resumed_run_ends_bit_equal():
     _train(whole, _optimizer(whole), 8)
     halves = _model()
     optimizer = _optimizer(halves)
-    ids = [(torch.arange(14) * (step + 3)) % 7 for step in range(8)]
-    for step, batch in enumerate(ids):
-        if step == 4:
-            state = copy.deepcopy(optimizer.state_dict())
-            optimizer = _optimizer(halves, lr=5.0)
-            optimizer.load_state_dict(state)
-        loss = torch.nn.functional.cross_entropy(halves(batch), (batch * 3 + 1) % 7)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    _train(halves, optimizer, 4)
+    state = copy.deepcopy(optimizer.state_dict())
+    optimizer = _optimizer(halves, lr=5.0)
+    optimizer.load_state_dict(state)
+    _train(halves, optimizer, 8, start=4)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, halves.state_dict()[name]), name
