@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import components.speech_tokenizer.model as door
 from components.shared.contracts import Interleaved, Text
 from components.shared.engine import Completion
 from components.shared.executor import ExecutorConfig, ExecutorKind
-from components.shared.manifest import read_manifest, read_table, write_table
+from components.shared.manifest import read_json, read_manifest, read_table, write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import TerminalTracker
 from components.synthesize.config import SynthesizeConfig
@@ -36,6 +38,8 @@ def _config(**changes) -> SynthesizeConfig:
         top_p=0.9,
         language_shares={"en": 2.0, "zh": 1.0},
         keep_faulty=False,
+        probe_documents=6,
+        max_failed_share=0.5,
         target_tokens=100_000,
         documents_per_shard=8,
         heard_per_shard=4,
@@ -149,6 +153,27 @@ def test_no_text_that_can_be_said_is_refused(root, tmp_path):
     outputs = Outputs(root=tmp_path / "out", work=tmp_path / "work")
     with pytest.raises(ValueError, match="no text in a language that was learnt: en"):
         run(_config(), Inputs(tmp_path), outputs, TerminalTracker())
+
+
+def test_a_language_that_fails_in_the_probe_stays_text(root, tmp_path):
+    model = tmp_path / "text_to_token/model"
+    shutil.copytree(root / "data/text_to_token/model", model)
+    record = read_json(model / "speech.json")
+    record["pace"]["de"] = {**record["pace"]["en"], "low": 40.0, "high": 50.0}  # no speech is that long
+    record["main_speakers"]["de"] = record["main_speakers"]["en"]
+    (model / "speech.json").write_text(json.dumps(record))
+    (tmp_path / "speech_tokenizer").symlink_to(root / "data/speech_tokenizer")
+    german = [_text(200 + i, sentence, language="de") for i, sentence in enumerate(letters.sentences(9, seed=7))]
+    write_table(tmp_path / "collect/texts", [*_texts(), *german], Text)
+    outputs = Outputs(root=tmp_path / "out", work=tmp_path / "work")
+    shares = {"en": 2.0, "de": 1.0, "zh": 1.0}
+    metrics = run(_config(language_shares=shares), Inputs(tmp_path), outputs, TerminalTracker())
+    assert metrics["dropped_unsayable"] == 9 and metrics["dropped_language"] == 1
+    outputs.publish(metrics)
+    assert {row.language for row in read_table(tmp_path / "out/interleaved", Interleaved)} == {"en"}
+    with pytest.raises(ValueError, match="more than 50% of the spans fail in de; wanted"):
+        write_table(tmp_path / "collect/texts", german, Text)
+        run(_config(language_shares=shares), Inputs(tmp_path), outputs, TerminalTracker())
 
 
 def test_texts_are_chosen_up_to_the_target_by_their_ids_alone(root):

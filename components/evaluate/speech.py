@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -36,15 +37,19 @@ class Speech:
 
     def wave(self, name: str, sample_rate_hz: int | None = None) -> tuple[np.ndarray, int]:
         """The sound of an utterance: (samples,), float32, -1..1, and its rate in Hz."""
-        folder = self.inputs.folder("collect", "utterances")
-        return read_wave(inside(folder, self._audio[name]), sample_rate_hz)
+        return read_wave(inside(self._folder, self._audio[name]), sample_rate_hz)
+
+    @cached_property
+    def _folder(self) -> Path:
+        """Where the sound is; opened once, since its manifest names every file."""
+        return self.inputs.folder("collect", "utterances")
 
     @cached_property
     def _audio(self) -> dict[str, str]:
         """Utterance id -> path, read when a wave is first asked for."""
         names = pa.array(self.rows)
         paths: dict[str, str] = {}
-        for table in read_shards(self.inputs.folder("collect", "utterances"), Utterance):
+        for table in read_shards(self._folder, Utterance):
             kept = table.filter(pc.is_in(table["id"], names))
             paths |= dict(zip(kept["id"].to_pylist(), kept["audio"].to_pylist(), strict=True))
         return paths

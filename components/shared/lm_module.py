@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import lightning
 import torch
 from transformers import PreTrainedModel
 
@@ -13,10 +12,10 @@ from components.shared.lm_config import OptimizerConfig, OptimizerKind
 from components.shared.muon import MuonWithAdamW
 from components.shared.speech_lm import packed_loss
 from components.shared.tokens import Vocabulary
-from components.shared.training import linear_schedule
+from components.shared.training import ClippedModule, linear_schedule
 
 
-class LanguageModelModule(lightning.LightningModule):
+class LanguageModelModule(ClippedModule):
     """Trains a causal LM on packed batches; knows neither rooms nor trackers."""
 
     def __init__(
@@ -57,21 +56,10 @@ class LanguageModelModule(lightning.LightningModule):
             now = time.perf_counter()
             values["tokens_per_s"] = self._seen / (now - self._since)
             values["learning_rate"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-            self.last = {"loss": float(loss), **values}
+            self.last = {"loss": float(loss.detach()), **values}
             self.log_dict(self.last, batch_size=1)
             self._seen, self._since = 0, now
         return loss
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the norm of the gradient and log what it was; Lightning's own way refuses a fused optimizer."""
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val or float("inf"))
-        if (self.global_step + 1) % self.log_every_steps == 0:
-            self.log("gradient_norm", norm, batch_size=1)
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Losses of held-out sequences, each mean weighted by its number of tokens."""

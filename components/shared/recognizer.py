@@ -139,14 +139,16 @@ class Recognizer:
         return self.silence
 
     def _decode(self, hidden: torch.Tensor, prompt: list[int], most: int) -> list[list[int]]:
-        """Greedy decoding. hidden: (clips, positions, width). Returns at most `most` ids a clip, end id included."""
+        """Greedy decoding. hidden: (clips, positions, width). Returns at most `most` ids a clip, end id included.
+
+        Clips that ended leave the batch as soon as they are half of it: a step costs what it reads of their states.
+        """
         import torch
         from transformers.modeling_outputs import BaseModelOutput
 
-        clips = len(hidden)
-        ids = torch.tensor([prompt] * clips, device=self.device)
-        running = torch.ones(clips, dtype=torch.bool, device=self.device)
-        found: list[torch.Tensor] = []
+        found: list[list[int]] = [[] for _ in hidden]
+        rows = list(range(len(hidden)))
+        ids = torch.tensor([prompt] * len(rows), device=self.device)
         past = None
         for step in range(most):
             out = self.model(
@@ -160,14 +162,19 @@ class Recognizer:
             scores[:, self.suppressed] = -torch.inf
             if step == 0:
                 scores[:, self.suppressed_first] = -torch.inf
-            best = torch.where(running, scores.argmax(-1), torch.full_like(ids[:, 0], self.end))
-            found.append(best)
-            running = running & (best != self.end)
-            if not running.any():
+            ids = scores.argmax(-1, keepdim=True)
+            going = []
+            for place, (row, token) in enumerate(zip(rows, ids[:, 0].tolist(), strict=True)):
+                if found[row][-1:] != [self.end]:
+                    found[row].append(token)
+                    going += [place] if token != self.end else []
+            if not going:
                 break
-            ids = best[:, None]
-        rows = torch.stack(found, dim=1).tolist()
-        return [row[: row.index(self.end) + 1] if self.end in row else row for row in rows]
+            if 2 * len(going) <= len(rows):
+                kept = torch.tensor(going, device=self.device)
+                past.batch_select_indices(kept)
+                rows, ids, hidden = [rows[place] for place in going], ids[kept], hidden[kept]
+        return found
 
 
 def encode(encoder: Any, features: torch.Tensor) -> torch.Tensor:

@@ -6,11 +6,10 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor, nn
 
-from components.shared.training import linear_schedule
+from components.shared.training import ClippedModule, linear_schedule
 from components.speech_decoder.config import ObjectiveConfig, PhaseConfig
 from components.speech_decoder.data import Batch
 from components.speech_decoder.flow import SPEAKER_SIZE, MelFlow, cosine_time
@@ -69,7 +68,7 @@ def _prefixes(rows: int, num_frames: int, objective: ObjectiveConfig, unit: floa
     return (torch.arange(num_frames, device=device)[None] < length[:, None]).float()
 
 
-class DecoderModule(lightning.LightningModule):
+class DecoderModule(ClippedModule):
     """Trains Weights for one phase and keeps their running average, which is what is saved."""
 
     def __init__(
@@ -132,7 +131,7 @@ class DecoderModule(lightning.LightningModule):
         decayed = [p for p in self.weights.parameters() if p.ndim >= 2]
         others = [p for p in self.weights.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.phase.peak_lr, betas=self.betas)
+        optimizer = torch.optim.AdamW(groups, lr=self.phase.peak_lr, betas=self.betas, fused=True)
         phase = self.phase
         factor = linear_schedule(phase.peak_lr, phase.final_lr, phase.warmup_steps, phase.trainer.num_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

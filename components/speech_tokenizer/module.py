@@ -10,14 +10,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from components.shared.contracts import ORIGINS
 from components.shared.recognizer import word_error_rate
-from components.shared.training import linear_schedule
+from components.shared.training import ClippedModule, linear_schedule
 from components.speech_tokenizer.batch import Batch
 from components.speech_tokenizer.codebook_start import start_codebook
 from components.speech_tokenizer.config import SpeechTokenizerConfig
@@ -41,7 +40,7 @@ class _Seen:
     """Tokens of the batch on all ranks."""
 
 
-class TokenizerTraining(lightning.LightningModule):
+class TokenizerTraining(ClippedModule):
     """One WhisperVQ, the Whisper it came from, and what is watched while it learns."""
 
     def __init__(
@@ -85,15 +84,6 @@ class TokenizerTraining(lightning.LightningModule):
         factor = linear_schedule(config.lr, config.final_lr, config.warmup_steps, config.trainer.num_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the norm of the gradient; Lightning's own way refuses a fused optimizer in mixed precision."""
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val or float("inf"))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Move a batch."""

@@ -32,6 +32,10 @@ class SynthesizeConfig:
     """Shares of the speech tokens by language (paper: English 2, Chinese 1), over the languages that can be said."""
     keep_faulty: bool
     """Keep speech that cannot be right: only for a model too little trained to say anything (smoke)."""
+    probe_documents: int
+    """Documents of each language that are said first, to see whether the language can be said."""
+    max_failed_share: float
+    """A language of whose probed spans a larger share fails stays text, 0..1; its texts are counted as unsayable."""
     target_tokens: int
     """Speech tokens to make, by the expected length of the spans; texts beyond it are not used (paper: 6e11)."""
     documents_per_shard: int

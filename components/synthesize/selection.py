@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from components.shared.contracts import Text
 from components.shared.speakable import speakable
@@ -13,13 +13,18 @@ from components.text_to_token.model import TextToToken
 
 
 def select(
-    texts: Iterable[Text], model: TextToToken, config: SynthesizeConfig, dropped: Counter[str]
+    texts: Iterable[Text],
+    model: TextToToken,
+    config: SynthesizeConfig,
+    dropped: Counter[str],
+    unsayable: Collection[str] = (),
 ) -> tuple[list[Text], dict[str, float]]:
     """(texts of splits train and validation to use, in their own order; expected speech tokens by language).
 
     Which ones are used below a target depends on their ids alone, so that a grown corpus keeps most of what it had.
-    Left out and counted in dropped: texts without a word (no_words), in a language that was not learnt (language),
-    and those beyond the target (beyond_target). Raises ValueError when a language has no share.
+    Left out and counted in dropped: texts without a word (no_words), in a language that was not learnt (language) or
+    that is named unsayable (unsayable), and those beyond the target (beyond_target). Raises ValueError when a language
+    has no share.
     """
     by_language: dict[str, list[tuple[int, int, Text]]] = {}
     for position, text in enumerate(texts):
@@ -27,6 +32,9 @@ def select(
             continue
         if text.language not in model.pace.languages:
             dropped["language"] += 1
+            continue
+        if text.language in unsayable:
+            dropped["unsayable"] += 1
             continue
         if text.language not in config.language_shares:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,14 +14,17 @@ import pyarrow.parquet as pq
 
 from components.shared.contracts import Interleaved, Text, to_table
 from components.shared.engine import Engine, EngineConfig, Request, make_engine
+from components.shared.manifest import hash_of, read_manifest
 from components.shared.speakable import speakable
 from components.shared.words import ends_sentence, words
 from components.synthesize.config import SynthesizeConfig
 from components.synthesize.interleave import interleave, plan_spans
-from components.text_to_token.model import TextToToken, count_words, load
+from components.text_to_token.model import FAULTS, TextToToken, count_words, load
 
 RECORD = b"synthesize"
 """Key of the counts in a shard's Parquet metadata."""
+DROPPED_SPANS = ("foreign", *FAULTS)
+"""Why a span stays text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,22 @@ class Plan:
     spans: list[Span]
 
 
+def keyed(parts: list[list[Text]], folder: Path, config: SynthesizeConfig) -> dict[str, Job]:
+    """A shard of each part by its key: a hash of the documents, the model and the settings that matter to them."""
+    config = replace(
+        config, target_tokens=0, language_shares={}, heard_per_shard=0, probe_documents=0, max_failed_share=1.0
+    )
+    settings = {name: value for name, value in asdict(config).items() if name != "executor"}
+    settings["engine"]["kind"] = config.engine.kind.value
+    same_for_all = [settings, read_manifest(folder).content_hash]
+    return {
+        hash_of([same_for_all, [asdict(document) for document in part]]): Job(
+            documents=part, model=str(folder), config=config
+        )
+        for part in parts
+    }
+
+
 def make(job: Job, path: Path) -> None:
     """Write the shard's Interleaved rows, with its counts in the Parquet metadata."""
     config, model = job.config, _model(job.model)
@@ -90,6 +109,11 @@ def read_record(path: Path) -> tuple[Counter[str], bool]:
     """(counts, whether the tokens are exact) that `make` kept with a shard."""
     record = json.loads(pq.read_schema(path).metadata[RECORD])
     return Counter(record["counts"]), record["exact"]
+
+
+def failed_share(counts: Counter[str]) -> float:
+    """Share of the spans that stay text, 0..1."""
+    return sum(counts[f"dropped_{reason}"] for reason in DROPPED_SPANS) / max(1, counts["spans"])
 
 
 @lru_cache(maxsize=1)

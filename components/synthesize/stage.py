@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,16 @@ import pyarrow.parquet as pq
 
 from components.shared.contracts import Interleaved, Text, from_table
 from components.shared.executor import map_shards
-from components.shared.manifest import EXACT, RECORDED, hash_of, read_manifest, read_table, seal
+from components.shared.manifest import EXACT, RECORDED, read_manifest, read_table, seal
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import Tracker
 from components.synthesize.config import SynthesizeConfig
 from components.synthesize.hearing import hear, show
+from components.synthesize.probe import find_unsayable
 from components.synthesize.selection import select
-from components.synthesize.shard import Job, make, read_record
-from components.text_to_token.model import FAULTS, load
+from components.synthesize.shard import DROPPED_SPANS, failed_share, keyed, make, read_record
+from components.text_to_token.model import load
 
-DROPPED_SPANS = ("foreign", *FAULTS)
 MAX_STATS_ROWS = 5000
 
 
@@ -46,10 +45,20 @@ def run(config: SynthesizeConfig, inputs: Inputs, outputs: Outputs, tracker: Tra
     documents, expected = select(read_table(texts, Text), model, config, dropped)
     if not documents:
         raise ValueError(f"{texts}: no text in a language that was learnt: {', '.join(model.pace.languages)}")
+    unsayable = find_unsayable(documents, folder, config, outputs.work / "probe", tracker)
+    if unsayable:
+        dropped.clear()
+        documents, expected = select(read_table(texts, Text), model, config, dropped, unsayable)
+    if not documents:
+        raise ValueError(
+            f"{folder}: more than {config.max_failed_share:.0%} of the spans fail in {', '.join(unsayable)}; "
+            "wanted a text-to-token model that can say one language"
+        )
     plan = ", ".join(f"{count:,.0f} in {language}" for language, count in expected.items())
     tracker.say(f"synthesize: {len(documents)} texts, about {plan} speech tokens; left out {dict(dropped) or 'none'}")
 
-    jobs = _jobs(documents, folder, config)
+    size = config.documents_per_shard
+    jobs = keyed([documents[start : start + size] for start in range(0, len(documents), size)], folder, config)
     started, ready = time.monotonic(), _count_ready(outputs.work)
     paths = map_shards(
         make,
@@ -84,20 +93,6 @@ def run(config: SynthesizeConfig, inputs: Inputs, outputs: Outputs, tracker: Tra
     return metrics | heard.figures
 
 
-def _jobs(documents: list[Text], folder: Path, config: SynthesizeConfig) -> dict[str, Job]:
-    """Shards by their keys: a hash of the documents, of the model and of the settings that matter to a document."""
-    config = replace(config, target_tokens=0, language_shares={}, heard_per_shard=0)
-    settings = {name: value for name, value in asdict(config).items() if name != "executor"}
-    settings["engine"]["kind"] = config.engine.kind.value
-    same_for_all = [settings, read_manifest(folder).content_hash]
-    jobs = {}
-    for start in range(0, len(documents), config.documents_per_shard):
-        part = documents[start : start + config.documents_per_shard]
-        key = hash_of([same_for_all, [asdict(document) for document in part]])
-        jobs[key] = Job(documents=part, model=str(folder), config=config)
-    return jobs
-
-
 def _count_ready(work: Path) -> int:
     """Shards that an earlier run left; the rate of this run would count them."""
     return len(list((work / "shards").glob("*"))) if (work / "shards").is_dir() else 0
@@ -111,12 +106,12 @@ def _metrics(counts: Counter[str], dropped: Counter[str], tokens_per_s: float) -
         "hours": counts["speech_tokens"] / tokens_per_s / 3600,
         "said_again": float(counts["said_again"]),
         "dropped_no_speech": float(counts["dropped_no_speech"]),
-        "dropped_span_share": sum(counts[f"dropped_{r}"] for r in DROPPED_SPANS) / max(1, counts["spans"]),
+        "dropped_span_share": failed_share(counts),
         **_rates(counts),
     }
     for reason in DROPPED_SPANS:
         metrics[f"dropped_span_{reason}"] = float(counts[f"dropped_{reason}"])
-    for reason in ("no_words", "language", "beyond_target"):
+    for reason in ("no_words", "language", "unsayable", "beyond_target"):
         metrics[f"dropped_{reason}"] = float(dropped[reason])
     return metrics
 
@@ -129,11 +124,10 @@ def _rates(counts: Counter[str]) -> dict[str, float]:
 
 
 def _shard_stats(counts: Counter[str]) -> dict[str, float]:
-    failed = sum(counts[f"dropped_{reason}"] for reason in DROPPED_SPANS)
     return {
         "documents": float(counts["documents"]),
         "speech_tokens": float(counts["speech_tokens"]),
-        "dropped_span_share": failed / max(1, counts["spans"]),
+        "dropped_span_share": failed_share(counts),
         "said_again_share": counts["said_again"] / max(1, counts["pieces"]),
         **_rates(counts),
     }
