@@ -118,7 +118,8 @@ def run_stage(
     settings = as_dict(section)
     started = time.time()
     where = root / "data" / stage if publish else root / "runs" / stage / time.strftime("%Y%m%d-%H%M%S")
-    outputs = Outputs(root=where / item, work=root / ".work" / stage / item, item=item)
+    work = root / ".work" / stage if publish else root / ".work" / "trial" / stage
+    outputs = Outputs(root=where / item, work=work / item, item=item)
     for path in (outputs.root, outputs.work):
         path.mkdir(parents=True, exist_ok=True)
     outputs.discard()
@@ -162,6 +163,8 @@ def classify(error: BaseException) -> tuple[str, str]:
         return QUALITY, line
     if isinstance(error, OSError) and error.errno in NO_ROOM_ERRNOS:
         return USER, f"{error.strerror}: {error.filename or 'while writing'}; free some space or rights and run again"
+    if os.strerror(errno.ENOSPC) in line:  # safetensors and torch raise errors of their own
+        return USER, f"{line}; free some space and run again"
     if _is_transient(error):
         return TRANSIENT, line
     if isinstance(error, SystemExit):

@@ -49,14 +49,21 @@ class PipelineFailure(Exception):
 
 
 def stages(root: Path) -> list[str]:
-    """Names of all stages, each after those it depends on."""
+    """Names of all stages, each after those it depends on.
+
+    Raises ValueError when dvc.yaml or params.yaml cannot be read.
+    """
     import networkx
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    with Repo(str(root)) as repo:
-        graph = repo.index.graph
-        order = networkx.lexicographical_topological_sort(graph.reverse(copy=True), key=_place(repo))
-        return [stage.name for stage in order]
+    try:
+        with Repo(str(root)) as repo:
+            graph = repo.index.graph
+            order = networkx.lexicographical_topological_sort(graph.reverse(copy=True), key=_place(repo))
+            return [stage.name for stage in order]
+    except DvcException as error:
+        raise ValueError(f"{root}: dvc cannot read the graph: {' '.join(str(error).split())}") from error
 
 
 def _place(repo: object) -> Callable[[object], int]:

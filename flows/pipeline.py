@@ -103,9 +103,9 @@ def pipeline(scale: str = "", targets: list[str] | None = None, root: str = "") 
     started = time.time()
     try:
         place = checkout_for(scale, Path(root) if root else Path.cwd())
+        names = stages(place)
     except ValueError as error:
         raise PipelineFailure("", USER, str(error)) from error
-    names = stages(place)
     unknown = sorted(set(targets or []) - set(names))
     if unknown:
         raise PipelineFailure("", USER, f"stage: got {unknown[0]!r}, wanted one of {', '.join(names)}")

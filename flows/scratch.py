@@ -6,6 +6,7 @@ store of the checkout it lies in. Brought up to date at every run, so that a sec
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 SCALE_LINE = re.compile(r"^scale:[ \t]*(?P<scale>\S+).*$", re.MULTILINE)
 CODE = ("components", "flows", "conf", "params.yaml", "dvc.yaml", ".dvcignore", "data/corpora")
+CORPORA = ("data", "corpora")
 SKIPPED = (".dvc", ".git", "dvc.lock")
 
 
@@ -44,7 +46,10 @@ def _copy(root: Path, scratch: Path) -> set[Path]:
     """Copy the working tree; returns the relative paths of what was copied."""
     wanted = {path for path in working_tree(root) if path.parts[0] not in SKIPPED and path.name != "metrics.json"}
     for path in wanted:
-        _write(scratch / path, (root / path).read_bytes())
+        if path.parts[:2] == CORPORA:
+            _link(root / path, scratch / path)
+        else:
+            _write(scratch / path, (root / path).read_bytes())
     return wanted
 
 
@@ -67,6 +72,19 @@ def _write(path: Path, content: bytes) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Another name for a recording, or a copy where the file system has no links; corpora may be large."""
+    if target.is_file():
+        if target.samefile(source):
+            return
+        target.unlink()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _drop_others(scratch: Path, wanted: set[Path]) -> None:

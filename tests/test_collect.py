@@ -258,6 +258,18 @@ def test_the_same_seed_gives_the_same_bytes_and_a_restart_speaks_nothing_again(c
         assert len(hashes) == 1
 
 
+def test_a_recording_that_was_replaced_is_read_again(config, tmp_path):
+    first, _ = collect(config, tmp_path)
+    before = {row.id: row.duration_s for row in read_table(first / "utterances", Utterance) if row.corpus == "prompts"}
+    (folder,) = [tmp_path / corpus.path for corpus in config.corpora.values()]
+    path = sorted(folder.rglob("*.wav"))[0]
+    wave, rate_hz = soundfile.read(path)
+    soundfile.write(path, np.concatenate([wave, wave]), rate_hz)
+    again, _ = collect(config, tmp_path)
+    after = {row.id: row.duration_s for row in read_table(again / "utterances", Utterance) if row.corpus == "prompts"}
+    assert sum(after[id] > 1.5 * seconds for id, seconds in before.items()) == 1
+
+
 def test_an_item_that_cannot_be_spoken_and_too_little_speech_are_one_clear_error(config, tmp_path, monkeypatch):
     few = replace(config, speech={"en": replace(speech(), num_closed_world=2)})
     with pytest.raises(ValueError, match=r"collect\.speech\.en\.num_closed_world: got 2, wanted at least [67]"):

@@ -213,6 +213,42 @@ def test_csv_and_jsonl_manifests_say_the_same_as_tsv(tmp_path):
     ]
 
 
+def test_a_quotation_mark_or_an_odd_separator_in_a_text_swallows_no_row(tmp_path):
+    texts = ['"Hello", she said', '"no end', "one\u2028two\u0085three", "plain"]
+    for number in range(4):
+        soundfile.write(tmp_path / f"{number}.wav", tone(), 16_000)
+    write_manifest(tmp_path, [(f"{number}.wav", text) for number, text in enumerate(texts)])
+    records = [json.dumps({"file": f"{i}.wav", "text": text}, ensure_ascii=False) for i, text in enumerate(texts)]
+    (tmp_path / "manifest.jsonl").write_text("\r\n".join(records), encoding="utf-8", newline="")
+    for name in ("manifest.tsv", "manifest.jsonl"):
+        ledger = Ledger()
+        clips = read_corpus("m", corpus(tmp_path, manifest=name), SPLIT, 1, tmp_path, ledger)
+        assert [clip.text for clip in clips] == texts and not ledger.drops
+
+
+def test_a_manifest_that_cannot_be_read_is_one_clear_error(tmp_path):
+    (tmp_path / "open.csv").write_text('file,text\na.wav,"no end\nb.wav,two\n')
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 1000)[:30])
+    for name, said in (("open.csv", "wanted fields that are plain"), ("cut.jsonl.gz", "wanted a whole gzip file")):
+        with pytest.raises(ValueError, match=said):
+            read_corpus("m", corpus(tmp_path, manifest=name), SPLIT, 1, tmp_path, Ledger())
+
+
+def test_a_cut_at_the_beginning_of_a_recording_ends_where_it_says(tmp_path):
+    soundfile.write(tmp_path / "long.wav", tone(5.0), 16_000)
+    recording = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "long.wav"}]}
+    cuts = [
+        {"id": f"c{start}", "start": start, "duration": 1.5, "type": "MonoCut", "recording": recording}
+        | {"supervisions": [{"text": f"from {start}", "speaker": "s"}]}
+        for start in (0, 2)
+    ]
+    nameless = {name: value for name, value in cuts[0].items() if name != "id"}
+    (tmp_path / "cuts.jsonl").write_text("\n".join(json.dumps(cut) for cut in [*cuts, nameless]))
+    rows, ledger = collected(corpus(tmp_path, CorpusKind.lhotse, "cuts.jsonl"), tmp_path)
+    assert {name: row.duration_s for name, row in rows.items()} == {"c0": 1.5, "c2": 1.5}
+    assert dict(ledger.drops) == {"malformed_row": 1}
+
+
 def test_librispeech_layout_brings_its_splits_speakers_and_texts(tmp_path):
     for subset, speaker, chapter in (("train-clean-100", 19, 198), ("dev-clean", 84, 121), ("test-clean", 61, 70)):
         folder = tmp_path / subset / str(speaker) / str(chapter)

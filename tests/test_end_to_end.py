@@ -308,19 +308,19 @@ def test_a_prefect_server_sees_every_run_and_a_schedule_starts_them(clone: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["collect", "speech_tokenizer", "text_to_token", "pretrain", "speech_decoder"])
+@pytest.mark.parametrize("stage", [name.replace("evaluate", "evaluate@sft") for name in STAGES])
 def test_kill_minus_nine_in_the_middle_of_a_stage_and_the_same_command_again(
     clone: Path, smoke: Path, first: Done, stage: str
 ) -> None:
     [seconds] = re.findall(rf"\] {stage}: done in ([\d.]+) s", first.out)
-    wanted = {
-        path.name: read_manifest(path).content_hash for path in (smoke / "data" / stage).iterdir() if path.is_dir()
-    }
-    shutil.rmtree(smoke / ".work" / stage)  # shards of the first run would make this one short
+    data, work = (smoke / top / Path(*stage.split("@")) for top in ("data", ".work"))
+    wanted = {path.name: read_manifest(path).content_hash for path in data.iterdir() if path.is_dir()}
+    curves = read_json(data / "curves.json")
+    shutil.rmtree(work)  # shards of the first run would make this one short
     environment = {**os.environ, "PYTHONPATH": str(smoke), "OMP_NUM_THREADS": "2"}
     repro = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", stage]
     process = subprocess.Popen(repro, cwd=smoke, env=environment, start_new_session=True)
-    status = smoke / ".work" / stage / "status.json"
+    status = work / "status.json"
     while not status.is_file() or read_json(status)["kind"] != "running":
         assert process.poll() is None
         time.sleep(0.05)
@@ -330,5 +330,6 @@ def test_kill_minus_nine_in_the_middle_of_a_stage_and_the_same_command_again(
     assert json.loads(status.read_text())["kind"] == "running"
     assert command(smoke, "-m", "dvc", "repro", "--single-item", stage).code == 0
     for name, content in wanted.items():
-        assert read_manifest(smoke / "data" / stage / name).content_hash == content
+        assert read_manifest(data / name).content_hash == content
+    assert read_json(data / "curves.json") == curves
     assert again(clone).code == 0

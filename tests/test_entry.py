@@ -154,6 +154,23 @@ def test_classify_names_file_and_remedy_when_the_disk_is_full() -> None:
     )
 
 
+def test_a_full_disk_is_the_users_to_mend_whichever_library_met_it() -> None:
+    from safetensors import SafetensorError
+
+    kind, line = classify(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert kind == "user" and line.endswith("free some space and run again")
+
+
+def test_a_trial_leaves_the_unfinished_work_of_a_published_run_alone(checkout: Path, stage_that: Any) -> None:
+    kept = checkout / ".work" / "tokenize" / "checkpoints" / "last.ckpt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("step 100")
+    main(stage_that(write_tokens), [])
+    assert kept.read_text() == "step 100"
+    main(stage_that(write_tokens), ["--publish"])
+    assert not kept.exists()
+
+
 RUN_FOR_EVER = """
 import sys, time, types
 import components.shared.delivery as delivery

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,26 @@ def test_another_scale_gets_a_scratch_checkout_that_follows_the_code(
         scratch.checkout_for("", checkout)
 
 
+def test_recordings_are_not_copied_for_another_scale(checkout: Path) -> None:
+    source = checkout / "data" / "corpora" / "mine" / "a.wav"
+    source.parent.mkdir(parents=True)
+    source.write_text("sound")
+    place = checkout_for("tiny", checkout) / "data" / "corpora" / "mine" / "a.wav"
+    assert place.samefile(source)
+    source.unlink()
+    source.write_text("another")
+    checkout_for("tiny", checkout)
+    assert place.read_text() == "another"
+
+
+def test_settings_that_are_no_yaml_are_one_line(project: Path) -> None:
+    (project / "params.yaml").write_text("scale: toy\n  broken: [\n")
+    (project / "dvc.yaml").write_text((project / "dvc.yaml").read_text() + "    params: [broken]\n")
+    done = toy.run(project, "-m", "flows.run")
+    assert done.returncode == 2
+    assert "params.yaml" in done.stderr and "Traceback" not in done.stderr + done.stdout
+
+
 def prefect(project: Path, home: Path, *arguments: str) -> tuple[int, str, str]:
     """`python -m flows.pipeline` with a server of its own: (exit code, output, errors)."""
     done = toy.run(project, "-m", "flows.pipeline", *arguments, PREFECT_HOME=str(home), PREFECT_API_URL="")
@@ -187,6 +209,20 @@ def test_under_prefect_each_stage_is_a_task_and_cached_ones_show_as_cached(proje
     assert toy.calls(project) == ["first", "second"]
     assert (project / "data" / "second" / "out").read_text() == "second of fine"
     assert read_json(project / ".work" / "second" / "status.json")["kind"] == "user"
+
+
+def test_under_prefect_what_is_transient_runs_again_and_metrics_are_artifacts(project: Path, tmp_path: Path) -> None:
+    toy.give(project, "transient")
+    code, _, errors = prefect(project, tmp_path / "home")
+    assert code == 0, errors
+    assert toy.calls(project) == ["first", "second", "second"]
+    with closing(sqlite3.connect(tmp_path / "home" / "prefect.db")) as store:
+        tables = {
+            key: json.loads(json.loads(data))
+            for key, data in store.execute("select key, data from artifact")
+            if key == "first-metrics"
+        }
+    assert tables == {"first-metrics": [{"metric": "letters", "value": len("transient")}]}
 
 
 def test_an_unknown_target_of_the_flow_is_one_line(project: Path, home: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training of the speech tokenizer: start of the codebook, batches, resume, several processes, the whole stage."""
+"""Training of the speech tokenizer: start of the codebook, resume, several processes, the whole stage."""
 
 from __future__ import annotations
 
@@ -13,91 +13,27 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_whisper import SMALL, utterance
 from torch import Tensor
 
 from components.shared.contracts import Utterance
-from components.shared.launcher import LauncherConfig, LauncherKind
 from components.shared.manifest import write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import TerminalTracker
 from components.shared.training import fit, seeded
-from components.shared.training_config import TrainerConfig
 from components.speech_tokenizer import stage, start
-from components.speech_tokenizer.batch import Batch, Clip, ClipFeatures
+from components.speech_tokenizer.batch import Batch, ClipFeatures
 from components.speech_tokenizer.codebook_start import kmeans, start_codebook
 from components.speech_tokenizer.config import (
-    AugmentConfig,
-    FeatureNormalization,
-    RandomStartConfig,
     SpeechTokenizerConfig,
 )
-from components.speech_tokenizer.data import Batches, Loader, choose_clips, in_order
+from components.speech_tokenizer.data import Batches, Loader, choose_clips
 from components.speech_tokenizer.model import load
 from components.speech_tokenizer.module import TokenizerTraining
 from components.speech_tokenizer.quantizer import nearest_codes
 from components.speech_tokenizer.teacher import keep_in_memory
-from components.speech_tokenizer.transcripts import Transcripts, _loops
+from components.speech_tokenizer.transcripts import Transcripts
 from components.speech_tokenizer.whisper_vq import Encoder
-
-QUIET = AugmentConfig(
-    speeds=[1.0],
-    noise_share=0.0,
-    noise_snr_db=[10.0, 30.0],
-    time_masks=0,
-    time_mask_s=0.3,
-    mel_masks=0,
-    mel_mask_bins=8,
-)
-SMALL = SpeechTokenizerConfig(
-    seed=3,
-    start_from="random",
-    random_start=RandomStartConfig(width=32, heads=2, inner=48, encoder_layers=3, decoder_layers=1, vocab_size=270),
-    languages=["en", "zh"],
-    tokens_per_s=12.5,
-    num_codes=12,
-    pooling_position=1,
-    quantize_position=2,
-    causal_convolution=True,
-    block_s=0.8,
-    feature_normalization=FeatureNormalization.fixed,
-    feature_floor=-6.0,
-    ema_decay=0.9,
-    commit_coefficient=0.25,
-    commit_scale=10.0,
-    restart_interval=5,
-    quantize_from_step=2,
-    kmeans_frames=200,
-    kmeans_iterations=4,
-    kmeans_directions=8,
-    distil_weight=1.0,
-    text_from_step=0,
-    keep_in_memory=False,
-    frozen=[],
-    lr=1e-3,
-    final_lr=1e-4,
-    warmup_steps=2,
-    weight_decay=0.01,
-    batch_s=4.0,
-    num_buckets=2,
-    max_duration_s=5.0,
-    corpus_weights={},
-    pseudo_per_human=None,
-    untranscribed=True,
-    augment=QUIET,
-    num_loaders=0,
-    checkpoint_activations=False,
-    num_validation=4,
-    trainer=TrainerConfig(
-        num_steps=10,
-        precision="32-true",
-        gradient_clip=1.0,
-        accumulate_batches=1,
-        log_every_steps=1,
-        validate_every_steps=5,
-        checkpoint_every_steps=4,
-    ),
-    launcher=LauncherConfig(kind=LauncherKind.in_process, num_processes=1),
-)
 
 
 class Kept(TerminalTracker):
@@ -112,26 +48,6 @@ class Kept(TerminalTracker):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.curves.append((step, metrics))
-
-
-def utterance(name: str, duration_s: float, **changes: object) -> Utterance:
-    row = Utterance(
-        id=name,
-        audio=f"audio/{name}.flac",
-        duration_s=duration_s,
-        sample_rate_hz=16_000,
-        bandwidth_hz=8_000.0,
-        text=f"the cat sat on mat {name}",
-        text_source="human",
-        language="en",
-        speaker="a",
-        corpus="c",
-        license="CC0-1.0",
-        split="train",
-        origin="synthesized",
-        rms_dbfs=-20.0,
-    )
-    return replace(row, **changes)
 
 
 @pytest.fixture
@@ -204,86 +120,6 @@ def test_without_a_teacher_the_codebook_start_is_plain_kmeans() -> None:
     hidden = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
     places = torch.zeros(100, dtype=torch.int64)
     assert torch.equal(start_codebook(hidden, None, places, 5, 4, 3, 1)[0], kmeans(hidden, 5, 3, 1)[0])
-
-
-# --- batches
-
-
-def clip(number: int, **changes: object) -> Clip:
-    made = Clip(
-        id=f"c{number}",
-        path=Path(f"c{number}.flac"),
-        duration_s=1 + number % 7,
-        transcript=(1, 2, 3),
-        text="x",
-        language="en",
-        origin="recorded",
-        corpus="c",
-        is_pseudo=False,
-    )
-    return replace(made, **changes)
-
-
-def test_batches_hold_similar_durations_within_the_budget_and_every_clip_as_often_as_its_weight() -> None:
-    clips = [clip(number, corpus="rare" if number < 10 else "c") for number in range(100)]
-    config = replace(SMALL, batch_s=20.0, num_buckets=4, corpus_weights={"rare": 3.0})
-    batches = list(Batches(clips, config, 0, 1).epoch(0))
-    assert all(sum(clips[i].duration_s for i in batch) <= 20 for batch in batches)
-    spread = [max(clips[i].duration_s for i in batch) - min(clips[i].duration_s for i in batch) for batch in batches]
-    assert np.mean(spread) < 1.5
-    seen = np.bincount([index for batch in batches for index in batch], minlength=100)
-    assert seen[:10].tolist() == [3] * 10 and seen[10:].tolist() == [1] * 90
-    assert batches == list(Batches(clips, config, 0, 1).epoch(0)) != list(Batches(clips, config, 0, 1).epoch(1))
-
-
-def test_pseudo_labelled_speech_is_shown_in_its_ratio_to_human_transcripts() -> None:
-    clips = [clip(number, duration_s=1.0, is_pseudo=number >= 20) for number in range(200)]
-    seen = [i for batch in Batches(clips, replace(SMALL, pseudo_per_human=3.0), 0, 1).epoch(0) for i in batch]
-    assert 40 <= sum(index >= 20 for index in seen) <= 80 and sum(index < 20 for index in seen) == 20
-
-
-def test_ranks_share_the_batches_of_one_process() -> None:
-    clips = [clip(number) for number in range(60)]
-    one = list(Batches(clips, replace(SMALL, batch_s=24.0), 0, 1).epoch(0))
-    two = [list(Batches(clips, replace(SMALL, batch_s=12.0), rank, 2).epoch(0)) for rank in (0, 1)]
-    for whole, first, second in zip([batch for batch in one if len(batch) > 1], *two, strict=True):
-        assert first + second == whole
-
-
-def test_utterances_that_cannot_be_used_are_counted_by_reason() -> None:
-    from components.speech_tokenizer.transcripts import train_tokenizer
-
-    transcripts = Transcripts(train_tokenizer(["the cat"], ["en", "zh"], 270))
-    rows = [
-        utterance("good", 1.0),
-        utterance("long", 41.0),
-        utterance("short", 0.05),
-        utterance("french", 1.0, language="fr"),
-        utterance("silent", 1.0, text=None, text_source="none"),
-        utterance("novel", 1.0, text="word " * 400),
-        utterance("other", 1.0, split="test"),
-    ]
-    clips, dropped = choose_clips(rows, Path("/x"), "train", SMALL, transcripts, 448)
-    assert [clip.id for clip in clips] == ["good", "silent"]
-    assert dropped == {"too_long": 1, "too_short": 1, "other_language": 1, "long_transcript": 1}
-    _, dropped = choose_clips(rows, Path("/x"), "train", replace(SMALL, distil_weight=0.0), transcripts, 448)
-    assert dropped["no_transcript"] == 1
-
-
-def test_validation_order_holds_every_clip_once() -> None:
-    clips = [clip(number) for number in range(23)]
-    assert sorted(index for batch in in_order(clips, 20.0) for index in batch) == list(range(23))
-
-
-def test_text_that_goes_round_in_circles_ends_after_one_round() -> None:
-    ids = [5, 1, 2, 3, 1, 2, 3, 1, 2, 3]
-    assert _loops(ids) and ids == [5, 1, 2, 3]
-    ids = [7] * 8
-    assert _loops(ids) and ids == [7]
-    assert not _loops([4, 4, 4]) and not _loops([1, 2, 1, 2, 3])
-    phrase = [3, 1, 4, 1, 5, 9]
-    ids = [*phrase, 2, *phrase, 7, 8, *phrase]
-    assert not _loops(ids[:-1]) and _loops(ids) and ids == [*phrase, 2]
 
 
 # --- training

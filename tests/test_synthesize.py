@@ -198,7 +198,7 @@ class FaultyEngine:
     def __init__(self, model, wrong: dict[str, list[int]]) -> None:
         self.model, self.wrong, self.attempt = model, wrong, 0
 
-    def generate_all(self, requests):
+    def generate_all(self, requests, progress=None):
         v = self.model.vocabulary
         completions = []
         for request in requests:

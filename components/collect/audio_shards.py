@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -95,6 +96,12 @@ def read_shard(path: Path) -> Iterator[Recording]:
         yield Recording(**row)
 
 
+def file_state(path: str) -> tuple[int, int]:
+    """(bytes, time of the last change in ns) of a file: part of the key of a shard that reads it."""
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
+
+
 def _read(clip: Clip, limits: Limits) -> Recording:
     """Decode a clip: mono by averaging, at most 24 kHz, never upsampled."""
     path = Path(clip.path)
@@ -108,7 +115,7 @@ def _read(clip: Clip, limits: Limits) -> Recording:
             wanted = file.frames - start
             if clip.length_s is not None:
                 wanted = round(clip.length_s * rate_hz)
-            samples = file.read(wanted if clip.start_s else -1, dtype="float32", always_2d=True)
+            samples = file.read(wanted if clip.is_part else -1, dtype="float32", always_2d=True)
             cut_short = was_cut_short(file.extra_info)
     except (soundfile.LibsndfileError, OSError):
         return _dropped(clip.id, "truncated" if _begins_like_audio(path) else "not_audio")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +121,7 @@ def _read_manifest(name: str, config: CorpusConfig, folder: Path, ledger: Ledger
             path=str(file),
             start_s=0.0,
             length_s=_seconds(row.get("duration_s") or row.get("duration")),
+            is_part=False,
             text=None if text is None else str(text),
             language=str(row.get("language") or config.language),
             speaker=str(row.get("speaker") or config.speaker),
@@ -147,11 +148,13 @@ def _manifest_path(name: str, config: CorpusConfig, folder: Path) -> Path:
 
 
 def _rows(path: Path, ledger: Ledger) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, record) of a manifest; bytes that are not UTF-8 become lone surrogates, to be counted later."""
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    text = raw.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
+    """(number of the row, record) of a manifest; bytes that are not UTF-8 become lone surrogates, to be counted later.
+
+    Raises ValueError when the file cannot be read as what its name says.
+    """
+    lines = _lines(path)
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
@@ -161,12 +164,34 @@ def _rows(path: Path, ledger: Ledger) -> Iterator[tuple[int, dict[str, Any]]]:
             elif line.strip():
                 ledger.drop("malformed_row")
         return
-    delimiter = "," if path.suffix == ".csv" else "\t"
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    if not reader.fieldnames or not {"file", "path", "audio", "audio_filepath"} & set(reader.fieldnames):
-        raise ValueError(f"{path}: got columns {reader.fieldnames}, wanted at least file and text in the first line")
-    for row in reader:
-        yield reader.line_num, {key: value for key, value in row.items() if key is not None}
+    rows = csv.reader((f"{line}\n" for line in lines), strict=True) if path.suffix == ".csv" else map(_tabbed, lines)
+    columns: list[str] = []
+    try:
+        for number, fields in enumerate(rows, start=1):
+            if columns and any(fields):
+                yield number, dict(zip(columns, fields, strict=False))
+            elif not columns and not {"file", "path", "audio", "audio_filepath"} & set(columns := fields):
+                raise ValueError(f"{path}: got columns {columns}, wanted at least file and text in the first line")
+    except csv.Error as error:
+        raise ValueError(f"{path}: {error}; wanted fields that are plain or in quotation marks") from error
+
+
+def _tabbed(line: str) -> list[str]:
+    """Fields of a line of a TSV: in quotation marks when all of the field is, otherwise marks belong to the text."""
+    try:
+        return next(csv.reader([line], delimiter="\t", strict=True), [])
+    except csv.Error:
+        return line.split("\t")
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a text file, gzipped or not; only a line feed ends one, other separators belong to the text."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be unpacked: {error}; wanted a whole gzip file") from error
+    text = raw.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def _below(folder: Path, name: str, where: str) -> Path:
@@ -198,7 +223,7 @@ def _read_librispeech(name: str, config: CorpusConfig, folder: Path, ledger: Led
     """LibriSpeech: <subset>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac, texts in *.trans.txt."""
     texts: dict[str, str] = {}
     for path in sorted(folder.rglob("*.trans.txt")):
-        for line in path.read_bytes().decode("utf-8", errors="surrogateescape").splitlines():
+        for line in _lines(path):
             id, _, text = line.partition(" ")
             texts[id] = text
     for path in sorted((*folder.rglob("*.flac"), *folder.rglob("*.wav"))):
@@ -209,6 +234,7 @@ def _read_librispeech(name: str, config: CorpusConfig, folder: Path, ledger: Led
             path=str(path),
             start_s=0.0,
             length_s=None,
+            is_part=False,
             text=texts.get(path.stem),
             language=config.language,
             speaker=f"{name}-{path.stem.split('-')[0]}",
@@ -222,7 +248,7 @@ def _read_lhotse(name: str, config: CorpusConfig, folder: Path, ledger: Ledger) 
     path = _manifest_path(name, config, folder)
     for number, cut in _rows(path, ledger):
         sources = (cut.get("recording") or {}).get("sources") or []
-        if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut") or len(sources) != 1:
+        if cut.get("type", "MonoCut") not in ("MonoCut", "MultiCut") or len(sources) != 1 or not cut.get("id"):
             ledger.drop("malformed_row")
             continue
         if sources[0].get("type") != "file":
@@ -237,6 +263,7 @@ def _read_lhotse(name: str, config: CorpusConfig, folder: Path, ledger: Ledger) 
             path=str(file),
             start_s=float(cut.get("start", 0.0)),
             length_s=_seconds(cut.get("duration")),
+            is_part=cut.get("duration") is not None,
             text=" ".join(texts) if texts else None,
             language=_language(first.get("language")) or config.language,
             speaker=str(first.get("speaker") or config.speaker),

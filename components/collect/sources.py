@@ -18,6 +18,8 @@ class Clip:
     """Where the clip begins in the file."""
     length_s: float | None
     """What the corpus says about its length; None: nothing."""
+    is_part: bool
+    """Whether the file holds more than the clip; otherwise all of it is read and its length only checked."""
     text: str | None
     text_source: str
     """human | pseudo | none"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from components.collect.audio_shards import Limits, make_shard, plan_shards
+from components.collect.audio_shards import Limits, file_state, make_shard, plan_shards
 from components.collect.config import CollectConfig
 from components.collect.corpora import read_corpus
 from components.collect.documents import write_documents
@@ -70,7 +70,7 @@ def run(config: CollectConfig, inputs: Inputs, outputs: Outputs, tracker: Tracke
     )
     shards = plan_shards(clips, lines, limits, config.lines_per_shard)
     code = module_fingerprint("components.collect.audio_shards")
-    keys = [hash_of([asdict(shard), code]) for shard in shards]
+    keys = [hash_of([asdict(shard), [file_state(clip.path) for clip in shard.clips], code]) for shard in shards]
     paths = map_shards(
         make_shard,
         shards,

@@ -46,7 +46,9 @@ def run(config: DialoguesConfig, inputs: Inputs, outputs: Outputs, tracker: Trac
 
     voices = Voices.of(read_table(tokens, SpeechTokens))
     started = time.perf_counter()
-    num_generated, faults = say_missing(drafts, voices, model, config)
+    num_generated, faults = say_missing(
+        drafts, voices, model, config, lambda said, total: tracker.progress(said, total, "dialogues: turns")
+    )
     elapsed = time.perf_counter() - started
     rows = [row for row in (voice(draft, voices, faults, dropped) for draft in drafts) if row is not None]
     if not rows:

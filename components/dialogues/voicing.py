@@ -11,6 +11,7 @@ from components.dialogues.config import DialoguesConfig
 from components.dialogues.exchanges import Draft
 from components.shared.contracts import Dialogue, SpeechTokens, Turn
 from components.shared.engine import make_engine
+from components.shared.tracking import Progress
 from components.text_to_token.model import TextToToken
 
 GENERATED = "text_to_token"
@@ -46,11 +47,11 @@ class Voices:
 
 
 def say_missing(
-    drafts: list[Draft], voices: Voices, model: TextToToken, config: DialoguesConfig
+    drafts: list[Draft], voices: Voices, model: TextToToken, config: DialoguesConfig, progress: Progress
 ) -> tuple[int, dict[tuple[str, str], str]]:
     """Add what no utterance says to `voices`, generated once a text; returns (tokens made, what could not be said).
 
-    The second is (text, language) -> why.
+    The second is (text, language) -> why; progress: shows the texts as they are said.
     """
     texts = dict.fromkeys(
         (text, draft.language) for draft in drafts for exchange in draft.exchanges for text in exchange.texts
@@ -73,7 +74,7 @@ def say_missing(
         for number, (text, language) in enumerate(sayable)
     ]
     made = 0
-    for pair, completion in zip(sayable, engine.generate_all(requests), strict=True):
+    for pair, completion in zip(sayable, engine.generate_all(requests, progress), strict=True):
         fault = model.fault(*pair, completion)
         codes = model.codes(completion.token_ids)
         made += len(codes)

@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
         for question in asked
     ]
     tracker.say(f"chat: {len(requests)} spoken questions")
-    completions = chat.engine.generate_all(requests)
+    completions = chat.engine.generate_all(requests, lambda made, total: tracker.progress(made, total, "chat: replies"))
     replies = [chat.read(completion.token_ids, completion.finish_reason == "stop") for completion in completions]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(inputs.folder("speech_tokenizer", "model"), device)

@@ -62,7 +62,8 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
             )
             for item in items
         ]
-        return [model.codes(completion.token_ids) for completion in engine.generate_all(requests)]
+        made = engine.generate_all(requests, lambda done, total: tracker.progress(done, total, "generation: texts"))
+        return [model.codes(completion.token_ids) for completion in made]
 
     def transcribe(codes: Sequence[Sequence[int]], languages: list[str]) -> list[str]:
         return tokenizer.transcribe([torch.tensor(row, dtype=torch.int64) for row in codes], languages)

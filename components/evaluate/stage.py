@@ -35,7 +35,7 @@ def run(config: EvaluateConfig, inputs: Inputs, outputs: Outputs, tracker: Track
     Reads   data/<item>/model and what its tasks need, see the room's docstring
     Writes  data/evaluate/<item>/scores/ (contracts.ItemScore), data/evaluate/<item>/samples/ (contracts.Sample)
     Metrics see figures.summarise; and what the model's own file adds
-    Source  PAPER section 8
+    Source  Zeng et al. 2024, its experiments
 
     Raises ValueError when the item is no model, or when not one item could be scored.
     """

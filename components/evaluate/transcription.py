@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow.compute as pc
@@ -43,7 +44,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
     )
     tracker.say(f"transcription: {len(chosen)} of {len(speech.rows)} utterances whose text was not in training")
     said = tokenizer.transcribe([torch.tensor(row.tokens) for row in chosen], [row.language for row in chosen])
-    heard = hear(whisper, speech, chosen)
+    heard = hear(whisper, speech, chosen, tracker)
     scores = kept(
         [
             error_score(
@@ -63,12 +64,14 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
     return Evaluation(scores=scores, metrics=metrics, files={"codebook.json": {"counts": counts.tolist()}})
 
 
-def hear(recognizer: Recognizer, speech: Speech, rows: Sequence[SpeechTokens]) -> list[str]:
+def hear(recognizer: Recognizer, speech: Speech, rows: Sequence[SpeechTokens], tracker: Tracker) -> list[str]:
     """What a recogniser makes of the sound of each utterance."""
     texts = [""] * len(rows)
     for language, places in by_language(rows).items():
         waves = [speech.wave(rows[place].id, WHISPER_RATE_HZ)[0] for place in places]
-        for place, text in zip(places, recognizer.transcribe(waves, WHISPER_RATE_HZ, language), strict=True):
+        shown = partial(tracker.progress, what=f"transcription: Whisper hears {language}")
+        heard = recognizer.transcribe(waves, WHISPER_RATE_HZ, language, shown)
+        for place, text in zip(places, heard, strict=True):
             texts[place] = text
     return texts
 

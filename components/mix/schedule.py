@@ -94,5 +94,5 @@ def write(folder: Path, split: str, schedule: Iterator[np.ndarray]) -> int:
         for records in schedule:
             stream.write(records.tobytes())
             ends.append(ends[-1] + len(records))
-    np.array(ends, dtype="<u8").tofile(folder / f"{split}.sequences")
+    (folder / f"{split}.sequences").write_bytes(np.array(ends, dtype="<u8").tobytes())
     return len(ends) - 1

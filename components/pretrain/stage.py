@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from components.config import as_dict
 from components.pretrain.config import PretrainConfig
 from components.pretrain.samples import continue_samples
-from components.shared.fingerprint import fingerprint
 from components.shared.lm_module import LanguageModelModule
-from components.shared.manifest import hash_of, read_manifest, remove, seal
+from components.shared.manifest import read_manifest, seal
 from components.shared.packed_attention import packed
 from components.shared.packed_data import PackedData, PackedLoader
 from components.shared.places import Inputs, Outputs
@@ -69,7 +66,6 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
     batches = trainer.num_steps * trainer.accumulate_batches
     held_out = math.ceil(len(validation) / config.batch_sequences)
     torch.set_num_threads(config.num_threads)
-    work = outputs.work / hash_of([as_dict(config), read_manifest(shards).content_hash, fingerprint("pretrain")])[:16]
     started = time.perf_counter()
     with packed(model):
         metrics = fit(
@@ -78,7 +74,7 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
             PackedLoader(validation, config.batch_sequences, held_out, config.attend_across) if held_out else None,
             trainer,
             tracker=tracker,
-            work=work,
+            work=outputs.work,
             what="pretrain",
         )
     metrics |= module.summary() | {
@@ -92,7 +88,6 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
     tracker.log_model(folder, "pretrain")
     continue_samples(SpeechTextLM(folder, model, tokenizer, vocabulary), validation, tracker)
     outputs.write_stats(shards=[metrics], rows=[])
-    _forget(outputs.work)
     return metrics
 
 
@@ -106,10 +101,3 @@ def _num_steps(config: PretrainConfig, num_sequences: int) -> int:
             f"sequences, enough for {whole} steps of {step}; raise mix.total_tokens"
         )
     return config.trainer.num_steps or whole
-
-
-def _forget(work: Path) -> None:
-    """Delete the checkpoints of finished and abandoned runs; a finished run must not be taken for one to resume."""
-    for path in work.iterdir():
-        if path.is_dir() and len(path.name) == 16:
-            remove(path)

@@ -5,5 +5,5 @@ Writes  data/report/page/report.html: one file that needs nothing from the netwo
 Method  table.py: the main figures, also as Markdown (python -m components.report.table)
         curves.py, charts.py: figures as inline SVG that follow the reader's light or dark theme
         sounds.py, spectrogram.py: players and spectrograms of the samples that evaluation kept
-Source  none; the figures are those of PAPER section 8 in miniature
+Source  none; the figures are those of its experiments (Zeng et al. 2024) in miniature
 """

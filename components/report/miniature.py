@@ -90,8 +90,9 @@ def notes(scale: str, metrics: Metrics, *, missing: list[str], left_out: int) ->
     lines = [
         "Facts are those of a closed world that a seeded generator invented: people, places, things. No model can know "
         "them from elsewhere, and a right answer says nothing about the world outside.",
-        "Withheld facts are stated in text only: in no recording, transcript, dialogue or text-to-token pair. Whatever "
-        "is right about them in speech crossed over from text.",
+        "Withheld facts are stated in texts only: in no recording, transcript, dialogue or text-to-token pair. Speech "
+        "meets them in the spans that were synthesised from those texts, and nowhere else: what is right about them in "
+        "speech crossed over from text.",
         "Chance is not one in N. It is the best of three guesses made without the story or the question: what the same "
         "model prefers when it hears the ending alone or is asked about something else, the commonest answer of the "
         "relation among the questions asked here, and a draw of the lot.",

@@ -10,17 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.config import as_dict
 from components.pretrain.model import load
 from components.sft.config import SftConfig
 from components.sft.data import ChatLoader, Chats, batches_of, read_chats
 from components.sft.model import CHAT_FILE
 from components.sft.model import load as load_chat
 from components.shared.contracts import Dialogue
-from components.shared.fingerprint import fingerprint
 from components.shared.formats import ChatTurn, Formats
 from components.shared.lm_module import LanguageModelModule
-from components.shared.manifest import hash_of, read_manifest, read_table, remove, seal, write_json
+from components.shared.manifest import read_table, seal, write_json
 from components.shared.packed_attention import packed
 from components.shared.places import Inputs, Outputs
 from components.shared.speech_lm import save_model
@@ -70,15 +68,10 @@ def run(config: SftConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -
         log_every_steps=trainer.log_every_steps,
     )
     torch.set_num_threads(config.num_threads)
-    inputs_hash = [
-        read_manifest(inputs.folder("dialogues", "dialogues")).content_hash,
-        read_manifest(base).content_hash,
-    ]
-    work = outputs.work / hash_of([as_dict(config), inputs_hash, fingerprint("sft")])[:16]
     started = time.perf_counter()
     lm.model.train()
     with packed(lm.model):
-        metrics = fit(module, train, validation, trainer, tracker=tracker, work=work, what="sft")
+        metrics = fit(module, train, validation, trainer, tracker=tracker, work=outputs.work, what="sft")
     learnt = sum(len(piece.token_ids) for piece in chats["train"].pieces)
     slots = len(train.packed(0)) * config.sequence_length
     metrics |= module.summary() | {
@@ -97,7 +90,6 @@ def run(config: SftConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -
     _show(folder, rows, tracker)
     lengths = [{"chat_tokens": float(len(piece.token_ids))} for piece in chats["train"].pieces[:5000]]
     outputs.write_stats(shards=[metrics], rows=lengths)
-    remove(work)
     return metrics
 
 

@@ -29,7 +29,7 @@ class Utterance:
     duration_s: float
     sample_rate_hz: int
     bandwidth_hz: float
-    """Highest frequency that carries energy: half the source's rate before any resampling."""
+    """Highest frequency that can carry energy, Hz: half of the source's rate or, if less, of the rate that was kept."""
     text: str | None
     text_source: str
     """human | pseudo | none"""
@@ -70,7 +70,7 @@ class Story:
     fact: str
     """Id of the fact that makes the right ending right."""
     withheld: bool
-    """The fact occurs in no speech anywhere: only text states it."""
+    """The fact occurs in no utterance: only texts state it, and the spans that synthesize takes from them."""
     story_utterance: str
     right_utterance: str
     wrong_utterance: str

@@ -103,14 +103,14 @@ def run_rank(folder: Path) -> None:
     """One rank: run the stage and, on rank 0, leave its result for entry.py."""
     import time
 
-    from components.config import load_config
+    from components.config import as_dict, load_config
     from components.shared.curves import Curves
+    from components.shared.resume import Resume
     from components.shared.spool import Spool
 
     spec = read_json(folder / "spec.json")
     rank = int(os.environ["RANK"])
     work = Path(spec["work"])
-    inputs = Inputs(Path(spec["data"]))
     place = Path(spec["place"]) if rank == 0 else folder / f"rank-{rank}"
     outputs = Outputs(root=place, work=work, item=spec["item"], token=spec["token"])
     tracker: Tracker = SilentTracker()
@@ -118,6 +118,8 @@ def run_rank(folder: Path) -> None:
         tracker = SpoolTracker(Spool(Path(spec["spool"]), spec["uri"]), Curves(work, resumed=True))
     try:
         section = getattr(load_config(spec["overrides"], Path(spec["root"])), spec["stage"])
+        resume = Resume.of(work, Path(spec["data"]), spec["stage"], as_dict(section))
+        inputs = Inputs(resume.data, remember=resume.remember if rank == 0 else None)
         metrics = importlib.import_module(f"components.{spec['stage']}.stage").run(section, inputs, outputs, tracker)
     except BaseException as error:
         kind, line = classify(error)

@@ -31,8 +31,8 @@ def write_documents(folder: Path, documents: list[list[int]], ids: list[str]) ->
     lengths = np.array([len(document) for document in documents], dtype=np.uint64)
     offsets = np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths, dtype=np.uint64)])
     flat = [token for document in documents for token in document]
-    np.array(flat, dtype="<u4").tofile(folder / "tokens.bin")
-    offsets.astype("<u8").tofile(folder / "tokens.offsets")
+    (folder / "tokens.bin").write_bytes(np.array(flat, dtype="<u4").tobytes())
+    (folder / "tokens.offsets").write_bytes(offsets.astype("<u8").tobytes())
     pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), folder / "ids.parquet")
 
 

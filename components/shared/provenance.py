@@ -37,7 +37,7 @@ def pipeline_id(key: str) -> str:
         return given
     try:
         import psutil
-    except ModuleNotFoundError:  # a borrowed machine that only trains
+    except ModuleNotFoundError:  # a machine that only trains
         return key
     try:
         for process in psutil.Process().parents():

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.shared.audio import WHISPER_RATE_HZ, resample
+from components.shared.tracking import Progress, no_progress
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +58,10 @@ class Recognizer:
         self.suppressed_first = list(settings.begin_suppress_tokens or [])
         self.end = settings.eos_token_id if isinstance(settings.eos_token_id, int) else settings.eos_token_id[0]
 
-    def transcribe(self, waves: list[np.ndarray], sample_rate_hz: int, language: str) -> list[str]:
-        """waves: (samples,) each, float32, -1..1 -> their texts, in the same order.
+    def transcribe(
+        self, waves: list[np.ndarray], sample_rate_hz: int, language: str, progress: Progress = no_progress
+    ) -> list[str]:
+        """waves: (samples,) each, float32, -1..1 -> their texts, in the same order; progress: shows the batches.
 
         Clips longer than 30 s are cut where they are quietest. Raises ValueError for a language that this Whisper does
         not write, and for a wave that is empty or not finite.
@@ -69,7 +72,7 @@ class Recognizer:
             if wave.ndim != 1 or wave.size == 0 or not np.isfinite(wave).all():
                 raise ValueError(f"wave {index}: got shape {wave.shape}, wanted (samples,) of finite numbers")
             pieces += [(index, part) for part in cut(resample(wave, sample_rate_hz, WHISPER_RATE_HZ))]
-        texts = self._transcribe_pieces([part for _, part in pieces], prompt)
+        texts = self._transcribe_pieces([part for _, part in pieces], prompt, progress)
         joined: dict[int, list[str]] = defaultdict(list)
         for (index, _), text in zip(pieces, texts, strict=True):
             joined[index].append(text)
@@ -87,20 +90,24 @@ class Recognizer:
             raise ValueError(f"recognizer {self.source}: got language {language!r}, wanted en, the only one it writes")
         return [*prompt, settings.no_timestamps_token_id]
 
-    def _transcribe_pieces(self, waves: list[np.ndarray], prompt: list[int]) -> list[str]:
+    def _transcribe_pieces(self, waves: list[np.ndarray], prompt: list[int], progress: Progress) -> list[str]:
         """Texts of clips of at most 30 s, window by window; runaways once more in the full window."""
         texts = [""] * len(waves)
         windows: dict[int, list[int]] = defaultdict(list)
         for index, wave in enumerate(waves):
             windows[window_s(len(wave) / WHISPER_RATE_HZ)].append(index)
+        batches = [
+            (seconds, indices[at : at + size])
+            for seconds, indices in sorted(windows.items())
+            for size in [max(1, int(self.batch_s / seconds))]
+            for at in range(0, len(indices), size)
+        ]
         runaways: list[int] = []
-        for seconds, indices in sorted(windows.items()):
-            size = max(1, int(self.batch_s / seconds))
-            for batch in (indices[at : at + size] for at in range(0, len(indices), size)):
-                for index, ids in zip(batch, self._read([waves[i] for i in batch], seconds, prompt), strict=True):
-                    texts[index] = self._text(ids)
-                    if ids[-1:] != [self.end] and seconds < FULL_WINDOW_S:
-                        runaways.append(index)
+        for seconds, batch in progress(batches, len(batches)):
+            for index, ids in zip(batch, self._read([waves[i] for i in batch], seconds, prompt), strict=True):
+                texts[index] = self._text(ids)
+                if ids[-1:] != [self.end] and seconds < FULL_WINDOW_S:
+                    runaways.append(index)
         for index in runaways:
             texts[index] = self._text(self._read([waves[index]], FULL_WINDOW_S, prompt)[0])
         return texts

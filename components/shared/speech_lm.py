@@ -22,7 +22,7 @@ from components.shared.tokens import Vocabulary, load_tokenizer
 
 SPEECH_FILE = "speech.json"
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Glm4ForCausalLM")
-"""Causal LMs that transformers and the pinned SGLang both list."""
+"""Causal LMs that transformers and SGLang both list."""
 NEW_ROW_NOISE = 0.1
 """Spread of new rows around the mean of the old ones, relative to the spread of the old ones (guess)."""
 

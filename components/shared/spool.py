@@ -150,7 +150,7 @@ class _Sampler(threading.Thread):
     def run(self) -> None:
         try:
             import psutil
-        except ModuleNotFoundError:  # a borrowed machine that only trains
+        except ModuleNotFoundError:  # a machine that only trains
             return
         process = psutil.Process()
         psutil.cpu_percent()

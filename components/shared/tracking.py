@@ -10,9 +10,9 @@ MLflow's import.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from components.shared.spool import Spool
 
 Item = TypeVar("Item")
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+"""(items, how many) -> the same items, shown while they pass: Tracker.progress without its text."""
+
+
+def no_progress(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """Progress that shows nothing."""
+    return items
 
 
 class Tracker(Protocol):

@@ -15,7 +15,10 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from components.shared.manifest import atomic
+from components.shared.resume import CHECKPOINTS
 from components.shared.tracking import Tracker
 from components.shared.training_config import TrainerConfig
 
@@ -49,6 +52,15 @@ class ClippedModule(lightning.LightningModule):
         """gradient_clip_val: largest norm, None: only log."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
         self.log("gradient_norm", norm, batch_size=1)
+
+
+class _WholeFiles(TorchCheckpointIO):
+    """Checkpoints that appear whole; Lightning's own pass through /tmp, and a move across disks is a copy."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save beside the path, then rename."""
+        with atomic(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 class _Curves(Callback):
@@ -104,7 +116,7 @@ def fit(
     """
     quiet()
     keep_memory()
-    checkpoints = work / "checkpoints"
+    checkpoints = work / CHECKPOINTS
     keeper = ModelCheckpoint(
         dirpath=checkpoints, every_n_train_steps=config.checkpoint_every_steps, save_last=True, save_top_k=0
     )
@@ -124,6 +136,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[keeper, curves],
+        plugins=[_WholeFiles()],
     )
     last = checkpoints / "last.ckpt"
     resume = str(last) if last.is_file() else None

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.config import as_dict
-from components.shared.manifest import hash_of, seal
+from components.shared.manifest import seal
 from components.shared.places import Inputs, Outputs
+from components.shared.resume import CHECKPOINTS
 from components.shared.tracking import Tracker
 from components.shared.training import fit, seeded
 from components.speech_decoder.config import PhaseConfig, SpeechDecoderConfig
@@ -49,7 +49,7 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
         weights = Weights(flow, len(corpus.speakers))
     if config.straight_start:
         begin_straight(flow.velocity_network, NUM_BINS)
-    work = outputs.work / f"train-{hash_of([as_dict(config), inputs.read])[:12]}"
+    work = outputs.work / CHECKPOINTS
     metrics: dict[str, float] = {}
     for number, phase in enumerate(config.phases):
         weights, losses = train_phase(phase, number, weights, scale, config, corpus, work, tracker)

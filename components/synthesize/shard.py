@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from components.shared.contracts import Interleaved, Text, to_table
 from components.shared.engine import Engine, EngineConfig, Request, make_engine
+from components.shared.fingerprint import fingerprint
 from components.shared.manifest import hash_of, read_manifest
 from components.shared.speakable import speakable
 from components.shared.words import ends_sentence, words
@@ -78,13 +79,13 @@ class Plan:
 
 
 def keyed(parts: list[list[Text]], folder: Path, config: SynthesizeConfig) -> dict[str, Job]:
-    """A shard of each part by its key: a hash of the documents, the model and the settings that matter to them."""
+    """A shard of each part by its key: a hash of the documents, the model, the code and the settings that matter."""
     config = replace(
         config, target_tokens=0, language_shares={}, heard_per_shard=0, probe_documents=0, max_failed_share=1.0
     )
     settings = {name: value for name, value in asdict(config).items() if name != "executor"}
     settings["engine"]["kind"] = config.engine.kind.value
-    same_for_all = [settings, read_manifest(folder).content_hash]
+    same_for_all = [settings, read_manifest(folder).content_hash, fingerprint("synthesize")]
     return {
         hash_of([same_for_all, [asdict(document) for document in part]]): Job(
             documents=part, model=str(folder), config=config

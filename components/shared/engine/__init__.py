@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from components.shared.tracking import Progress, no_progress
+
 STOP, LENGTH, ERROR = "stop", "length", "error"
 
 
@@ -98,8 +100,8 @@ class Engine(Protocol):
         its new tokens comes back with finish_reason error, since one long document should not end a run.
         """
 
-    def generate_all(self, requests: list[Request]) -> list[Completion]:
-        """Completions in the order of the requests."""
+    def generate_all(self, requests: list[Request], progress: Progress = no_progress) -> list[Completion]:
+        """Completions in the order of the requests; progress: shows them as they end."""
 
     def stream(self, request: Request) -> Iterator[list[int]]:
         """New ids of one request as they come, the stop id left out."""

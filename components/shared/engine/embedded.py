@@ -23,6 +23,7 @@ from components.shared.engine import ERROR, LENGTH, STOP, Completion, EngineConf
 from components.shared.engine.sampling import choose, uniforms
 from components.shared.engine.scoring import score_pairs
 from components.shared.engine.slots import SlotCache
+from components.shared.tracking import Progress, no_progress
 
 _REFILL = 8
 """Prefill when 1/8 of the slots are free: a prefill costs about as much as a decoding step on a small model."""
@@ -91,7 +92,7 @@ class EmbeddedEngine:
         for _, completion in self._run(requests):
             yield completion
 
-    def generate_all(self, requests: list[Request]) -> list[Completion]:
+    def generate_all(self, requests: list[Request], progress: Progress = no_progress) -> list[Completion]:
         """Completions in the order of the requests, all checked before the first step.
 
         Those that may become longest begin first, so that the last steps are not left to a few long ones.
@@ -99,7 +100,8 @@ class EmbeddedEngine:
         for request in requests:
             check_request(request, self.vocab_size)
         order = sorted(range(len(requests)), key=lambda index: -requests[index].max_new_tokens)
-        completions = {order[place]: made for place, made in self._run(requests[index] for index in order)}
+        made = progress(self._run(requests[index] for index in order), len(requests))
+        completions = {order[place]: completion for place, completion in made}
         return [completions[index] for index in range(len(requests))]
 
     def stream(self, request: Request) -> Iterator[list[int]]:
