@@ -262,7 +262,7 @@ def test_a_recording_that_was_replaced_is_read_again(config, tmp_path):
     first, _ = collect(config, tmp_path)
     before = {row.id: row.duration_s for row in read_table(first / "utterances", Utterance) if row.corpus == "prompts"}
     (folder,) = [tmp_path / corpus.path for corpus in config.corpora.values()]
-    path = sorted(folder.rglob("*.wav"))[0]
+    path = sorted(folder.rglob("*.flac"))[0]
     wave, rate_hz = soundfile.read(path)
     soundfile.write(path, np.concatenate([wave, wave]), rate_hz)
     again, _ = collect(config, tmp_path)

@@ -333,3 +333,42 @@ def test_kill_minus_nine_in_the_middle_of_a_stage_and_the_same_command_again(
         assert read_manifest(data / name).content_hash == content
     assert read_json(data / "curves.json") == curves
     assert again(clone).code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "top"),
+    [("collect", "data"), ("speech_tokenizer", "data"), ("mix", "data"), ("pretrain", "data"), ("pretrain", ".work")],
+)
+def test_a_full_disk_is_one_line_and_exit_code_2(smoke: Path, stage: str, top: str) -> None:
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    before = (smoke / "data" / stage / "metrics.json").read_bytes()
+    run = f"mount -t tmpfs -o size=96k none {top}/{stage} && exec {sys.executable} -m components.{stage} --publish"
+    environment = {**os.environ, "PYTHONPATH": str(smoke), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [*namespace, "sh", "-c", run], cwd=smoke, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "No space left on device" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert (smoke / "data" / stage / "metrics.json").read_bytes() == before
+
+
+def test_a_misspelt_setting_is_one_line_through_each_door(clone: Path, smoke: Path) -> None:
+    params = smoke / "params.yaml"
+    kept = params.read_text()
+    edit(params, r"(?m)^collect:$", "collect:\n  min_durations: 1")
+    try:
+        doors = {
+            2: [("components.collect", "--publish"), ("flows.run", "collect"), ("flows.pipeline", "collect")],
+            255: [("dvc", "repro", "collect")],
+        }
+        for code, commands in doors.items():
+            for module, *arguments in commands:
+                done = command(smoke, "-m", module, *arguments)
+                assert done.code == code, module
+                assert "min_durations" in done.out + done.err and "Traceback" not in done.out + done.err, module
+    finally:
+        params.write_text(kept)
+    assert again(clone).code == 0

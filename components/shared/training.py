@@ -58,9 +58,12 @@ class _WholeFiles(TorchCheckpointIO):
     """Checkpoints that appear whole; Lightning's own pass through /tmp, and a move across disks is a copy."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save beside the path, then rename."""
-        with atomic(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        """Save beside the path, then rename. Raises OSError when the disk is full, which torch hides behind its own."""
+        with atomic(Path(path)) as temporary, temporary.open("wb") as stream:
+            try:
+                torch.save(checkpoint, stream)
+            except RuntimeError as error:
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 class _Curves(Callback):
