@@ -62,6 +62,14 @@ def test_all_scales_have_the_same_keys() -> None:
         assert named[scale] == named["tiny"], f"{scale}: {sorted(named[scale] ^ named['tiny'])}"
 
 
+def test_the_papers_scale_leaves_out_what_the_paper_does_not_have() -> None:
+    config = load_config(["scale=h800"], ROOT)
+    said, decoder, tokenizer = config.text_to_token, config.speech_decoder, config.speech_tokenizer
+    assert not (said.words_in_speech or said.crossed_share or said.joined_share or said.noise_share)
+    assert said.guidance.weight == decoder.objective.prior_weight == tokenizer.distil_weight == 0.0
+    assert not decoder.straight_start and all(phase.flow for phase in decoder.phases)
+
+
 def test_a_value_stands_in_exactly_one_of_the_two_files() -> None:
     method, size = keys(read(ROOT / "params.yaml")), keys(read(ROOT / "conf" / "scale" / "tiny.yaml"))
     assert not method & size
