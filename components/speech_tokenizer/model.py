@@ -90,9 +90,9 @@ class SpeechTokenizer:
         for number, wave in enumerate(waves):
             check_wave(wave, f"wave {number}")
         found: list[list[tuple[int, Tensor]]] = [[] for _ in waves]
-        for clips in _batches([len(wave) / WHISPER_RATE_HZ for wave in waves]):
+        for clips in batches([len(wave) / WHISPER_RATE_HZ for wave in waves]):
             pieces = self._pieces(clips, waves)
-            for places in _batches([piece.features.shape[1] / FRAMES_PER_S for piece in pieces]):
+            for places in batches([piece.features.shape[1] / FRAMES_PER_S for piece in pieces]):
                 batch = [pieces[place] for place in places]
                 for piece, tokens in zip(batch, self._encode_pieces(batch), strict=True):
                     found[piece.clip].append((piece.window.start, tokens))
@@ -115,7 +115,7 @@ class SpeechTokenizer:
         ]
         said: list[list[str]] = [[] for _ in token_ids]
         texts: dict[int, str] = {}
-        for places in _batches([len(tokens) / self.tokens_per_s for _, tokens in cuts]):
+        for places in batches([len(tokens) / self.tokens_per_s for _, tokens in cuts]):
             known = [languages[cuts[place][0]] for place in places] if languages is not None else None
             texts |= zip(places, self._transcribe([cuts[place][1] for place in places], known), strict=True)
         for place, (clip, _) in enumerate(cuts):
@@ -226,7 +226,7 @@ def check_wave(wave: Tensor, name: str) -> None:
         raise ValueError(f"{name}: holds NaN or infinite samples")
 
 
-def _batches(durations_s: list[float]) -> Iterator[list[int]]:
+def batches(durations_s: list[float]) -> Iterator[list[int]]:
     """Places by falling duration in batches of at most BATCH_S seconds with padding; a longer one goes alone."""
     batch: list[int] = []
     for place in sorted(range(len(durations_s)), key=lambda place: -durations_s[place]):
