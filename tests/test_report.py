@@ -151,7 +151,7 @@ def test_a_figure_is_better_beyond_its_interval_in_its_own_direction():
 def test_the_markdown_table_holds_every_figure(data):
     table = to_markdown(read_figures(data))
     assert "| WER, synthesised English, a voice kept for test | 4.0% | -1.0% – 9.0% |" in table
-    assert "21.0% (answer without its question) | 510 |" in table
+    assert "21.0% (best guess without the question) | 510 |" in table
     assert len({line.count("|") for line in table.splitlines()}) == 1
 
 

@@ -87,7 +87,7 @@ def tiles(figures: list[Figure], story: dict[str, Any]) -> list[dict[str, str]]:
             shown.append({"label": label, "value": figure.show(figure.value), "beside": beside})
         elif metric in story:
             value, low, high = (f"{100 * story[name]:.1f}%" for name in (metric, f"{metric}_low", f"{metric}_high"))
-            beside = f"95%: {low} – {high}; ending without its story: {100 * story[f'{metric}_chance']:.1f}%"
+            beside = f"95%: {low} – {high}; best guess without the story: {100 * story[f'{metric}_chance']:.1f}%"
             shown.append({"label": label, "value": value, "beside": beside})
     return shown
 

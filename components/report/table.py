@@ -67,8 +67,8 @@ DECODER = "Speech decoder: heard by another recogniser"
 WHISPER, REAL, ENDING, BLIND, ORIGINAL = (
     "Whisper, not quantised",
     "real tokens",
-    "ending without its story",
-    "answer without its question",
+    "best guess without the story",
+    "best guess without the question",
     "original audio",
 )
 

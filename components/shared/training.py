@@ -145,7 +145,7 @@ def fit(
     resume = str(last) if last.is_file() else None
     if resume:
         tracker.say(f"{what}: resuming from {last}")
-    trainer.fit(module, train, validation, ckpt_path=resume, weights_only=False)
+    trainer.fit(module, train, validation, ckpt_path=resume, weights_only=True)
     if validation is None:
         return {}
     if curves.validated_at != trainer.global_step:
