@@ -33,8 +33,6 @@ SHAPES = {
     "large-v3": {"num_mel_bins": 128, "d_model": 1280, "encoder_layers": 32, "heads": 20, "depth": 16},
 }
 """Encoders of Whisper; pooling and quantiser stand in the middle, as in the published configuration."""
-MEAN_S = 15.5
-"""Of an utterance; `plain` takes as many a batch as `encode` does on average."""
 
 
 def random_tokenizer(size: str, device: torch.device, dtype: torch.dtype) -> SpeechTokenizer:
@@ -88,8 +86,9 @@ def make_waves(count: int, seed: int = 0) -> list[torch.Tensor]:
 
 
 def plain(tokenizer: SpeechTokenizer, extractor: Any, waves: list[torch.Tensor]) -> int:
-    """The straightforward way; returns the number of tokens."""
-    size, kernel, made = max(1, int(BATCH_S / MEAN_S)), 2 * tokenizer.config.kernel, 0
+    """The straightforward way, as many seconds a batch as `encode` takes; returns the number of tokens."""
+    mean_s = sum(len(wave) for wave in waves) / len(waves) / WHISPER_RATE_HZ
+    size, kernel, made = max(1, int(BATCH_S / mean_s)), 2 * tokenizer.config.kernel, 0
     for start in range(0, len(waves), size):
         batch = [wave.numpy() for wave in waves[start : start + size]]
         found = extractor(

@@ -76,13 +76,12 @@ def _write(path: Path, content: bytes) -> None:
 
 def _link(source: Path, target: Path) -> None:
     """Another name for a recording, or a copy where the file system has no links; corpora may be large."""
-    if target.is_file():
-        if target.samefile(source):
-            return
-        target.unlink()
+    if target.is_file() and target.samefile(source):
+        return
+    target.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)  # of a symbolic link the recording it names
     except OSError:
         shutil.copyfile(source, target)
 

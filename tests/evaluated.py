@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from letters import engine_config
+
 from components.evaluate.config import EvaluateConfig, Ranking, Split
 from components.shared.contracts import Question
-from components.shared.engine import EngineConfig, EngineKind
 
 LEVEL = 0.95
 
@@ -23,19 +24,6 @@ def question(number: int, answer: str, relation: str, withheld: bool) -> Questio
         question_utterance=f"u-q{number}",
         candidate_utterances=[f"u-{name}" for name in candidates],
         split="test",
-    )
-
-
-def engine_config() -> EngineConfig:
-    return EngineConfig(
-        kind=EngineKind.transformers,
-        model="",
-        dtype="float32",
-        max_batch=8,
-        max_length=256,
-        max_tokens=4096,
-        num_threads=1,
-        logprobs=False,
     )
 
 

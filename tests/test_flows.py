@@ -167,8 +167,10 @@ def test_recordings_are_not_copied_for_another_scale(checkout: Path) -> None:
     source = checkout / "data" / "corpora" / "mine" / "a.wav"
     source.parent.mkdir(parents=True)
     source.write_text("sound")
+    (source.parent / "b.wav").symlink_to("a.wav")
     place = checkout_for("tiny", checkout) / "data" / "corpora" / "mine" / "a.wav"
     assert place.samefile(source)
+    assert place.with_name("b.wav").samefile(source) and not place.with_name("b.wav").is_symlink()
     source.unlink()
     source.write_text("another")
     checkout_for("tiny", checkout)

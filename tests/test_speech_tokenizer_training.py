@@ -24,9 +24,7 @@ from components.shared.training import fit, seeded
 from components.speech_tokenizer import stage, start
 from components.speech_tokenizer.batch import Batch, ClipFeatures
 from components.speech_tokenizer.codebook_start import kmeans, start_codebook
-from components.speech_tokenizer.config import (
-    SpeechTokenizerConfig,
-)
+from components.speech_tokenizer.config import SpeechTokenizerConfig
 from components.speech_tokenizer.data import Batches, Loader, choose_clips
 from components.speech_tokenizer.model import load
 from components.speech_tokenizer.module import TokenizerTraining

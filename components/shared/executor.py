@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from components.shared.manifest import atomic
+from components.shared.tracking import Progress
 
 Item = TypeVar("Item")
 
@@ -44,7 +45,7 @@ def map_shards(
     *,
     work: Path,
     config: ExecutorConfig,
-    progress: Callable[[Iterable[int], int], Iterable[int]],
+    progress: Progress,
 ) -> list[Path]:
     """Make one file per item with make(item, temporary path) and return the finished paths in the order of items.
 
