@@ -77,13 +77,13 @@ def repro(root: Path, arguments: list[str], show: Callable[[Event], None]) -> No
 
     Raises PipelineFailure when a stage fails; what DVC had deleted for it is then back as it was last published.
     """
-    own = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # the graph says `python`
-    environment = {**os.environ, "PATH": own, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "dvc", "repro", *arguments]
     metrics = [*root.glob("data/*/metrics.json"), *root.glob("data/*/*/metrics.json")]
     figures = {path: path.read_bytes() for path in metrics}
     running: tuple[str, float] | None = None
-    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True, errors="replace")
+    process = subprocess.Popen(
+        command, cwd=root, env=own_environment(), stdout=subprocess.PIPE, text=True, errors="replace"
+    )
     assert process.stdout is not None
     try:
         for line in process.stdout:
@@ -115,6 +115,12 @@ def repro(root: Path, arguments: list[str], show: Callable[[Event], None]) -> No
     show(Event(stage=running[0], outcome=Outcome.failed, seconds=time.time() - running[1]))
     restore(root, running[0], figures)
     raise PipelineFailure(running[0], *status(root, running[0], since=running[1]))
+
+
+def own_environment() -> dict[str, str]:
+    """The environment with this Python first on the path, since the graph says `python`."""
+    own = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": own, "PYTHONUNBUFFERED": "1"}
 
 
 def _ended(running: tuple[str, float], show: Callable[[Event], None]) -> None:

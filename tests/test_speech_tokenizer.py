@@ -9,18 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from small_tokenizer import noise, small_config, small_tokenizer
 from torch import Tensor
 
 from components.shared.features import log_mel
 from components.speech_tokenizer import checkpoint
 from components.speech_tokenizer.codebook_start import kmeans
-from components.speech_tokenizer.model import SpeechTokenizer, load
+from components.speech_tokenizer.model import load
 from components.speech_tokenizer.quantizer import code_use, nearest_codes, restart_dead_codes
 from components.speech_tokenizer.transcripts import train_tokenizer
-from components.speech_tokenizer.whisper_config import OPTIONAL, WhisperVQConfig
 from components.speech_tokenizer.whisper_vq import WhisperVQ
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "speech_tokenizer"
@@ -36,64 +34,6 @@ def golden(request: pytest.FixtureRequest) -> tuple[Path, dict[str, Tensor]]:
             pytest.fail(f"{folder}: not there, and CI=true wants it")
         pytest.skip(f"{folder}: the golden cases are not on this machine")
     return folder, load_file(folder / "io.safetensors")
-
-
-def small_config(**changes: object) -> WhisperVQConfig:
-    """A block-causal tokenizer with blocks of 0.4 s and a position table of 2 s that runs in milliseconds."""
-    values = OPTIONAL | {
-        "num_mel_bins": 16,
-        "d_model": 32,
-        "encoder_layers": 3,
-        "encoder_attention_heads": 2,
-        "encoder_ffn_dim": 48,
-        "decoder_layers": 1,
-        "decoder_attention_heads": 2,
-        "decoder_ffn_dim": 48,
-        "vocab_size": 300,
-        "max_source_positions": 100,
-        "max_target_positions": 40,
-        "decoder_start_token_id": 1,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 0,
-        "encoder_causal_convolution": True,
-        "quantize_causal_block_size": 20,
-        "pooling_kernel_size": 4,
-        "pooling_type": "avg",
-        "pooling_position": 1,
-        "quantize_position": 2,
-        "quantize_vocab_size": 24,
-        "quantize_ema_decay": 0.9,
-        "quantize_commit_coefficient": 0.25,
-        "quantize_loss_scale": 10.0,
-        "quantize_restart_interval": 5,
-        "feature_normalization": "fixed",
-        "feature_floor": -6.0,
-    }
-    return WhisperVQConfig(**(values | changes))
-
-
-def small_tokenizer(**changes: object) -> SpeechTokenizer:
-    """Random weights, large enough that tokens differ along a clip."""
-    network = WhisperVQ(small_config(**changes))
-    checkpoint.randomise(network, seed=3)
-    generator = torch.Generator().manual_seed(5)
-    for name, value in network.state_dict().items():
-        if "weight" in name and value.dim() > 1 and "embed" not in name:
-            value.copy_(torch.empty_like(value).normal_(0.0, 0.2, generator=generator))
-    return SpeechTokenizer(network, None, torch.device("cpu"), torch.float32)
-
-
-def noise(duration_s: float, seed: int, loud_at_the_end: bool = False) -> Tensor:
-    """Noise whose loudness and colour change along the clip."""
-    rng = np.random.default_rng(seed)
-    samples = max(1, int(duration_s * 16_000))
-    time_s = np.arange(samples) / 16_000
-    wave = rng.normal(0, 0.05, samples) * (0.3 + np.abs(np.sin(2 * time_s + seed)))
-    wave += 0.1 * np.sin(2 * np.pi * (200 + 150 * np.sin(time_s)) * time_s)
-    if loud_at_the_end:
-        wave[-16_000:] *= 8
-    return torch.from_numpy(np.clip(wave, -1, 1).astype(np.float32))
 
 
 # --- the published numbers
@@ -261,38 +201,6 @@ def test_encoding_equals_features_given_by_hand() -> None:
     features, mask = log_mel([wave], 16, floor=None, multiple=8)
     ids, valid = tokenizer.encode_features(features, mask)
     assert torch.equal(ids[valid], tokenizer.encode([wave])[0])
-
-
-@settings(max_examples=12, deadline=None)
-@given(
-    seconds=st.floats(0.01, 7.0),
-    seed=st.integers(0, 1000),
-    chunks=st.lists(st.integers(700, 40_000), min_size=1, max_size=12),
-)
-def test_a_stream_gives_the_offline_tokens_whatever_the_chunks(seconds: float, seed: int, chunks: list[int]) -> None:
-    """The position table holds 2 s, blocks 0.4 s; the loudest second comes last."""
-    tokenizer = small_tokenizer()
-    wave = noise(seconds, seed, loud_at_the_end=True)
-    stream, given_tokens, at = tokenizer.stream(), [], 0
-    while at < len(wave):
-        size = chunks[len(given_tokens) % len(chunks)]
-        given_tokens.append(stream.push(wave[at : at + size]))
-        at += size
-        whole_blocks = max(0, (min(at, len(wave)) - 200) // 160 + 1) // 40 if at > 200 else 0
-        assert sum(map(len, given_tokens)) >= 5 * whole_blocks
-    given_tokens.append(stream.finish())
-    assert torch.equal(torch.cat(given_tokens), tokenizer.encode([wave])[0])
-
-
-def test_what_cannot_stream_says_so() -> None:
-    for changes in ({"encoder_causal_convolution": False}, {"quantize_causal_block_size": None}):
-        with pytest.raises(ValueError, match="looks ahead"):
-            small_tokenizer(**changes).stream()
-    stream = small_tokenizer().stream()
-    with pytest.raises(ValueError, match="no samples"):
-        stream.finish()
-    with pytest.raises(ValueError, match="NaN"):
-        stream.push(torch.full((10,), float("nan")))
 
 
 def test_waves_features_and_tokens_that_make_no_sense_are_one_clear_error() -> None:

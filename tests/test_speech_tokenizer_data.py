@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from small_whisper import SMALL, utterance
+import pytest
+import torch
+from small_whisper import QUIET, SMALL, utterance
 
-from components.speech_tokenizer.batch import Clip
+from components.speech_tokenizer.batch import Clip, add_noise, change_speed, mask_features
 from components.speech_tokenizer.data import Batches, choose_clips, in_order
 from components.speech_tokenizer.transcripts import Transcripts, _loops
 
@@ -77,6 +79,48 @@ def test_utterances_that_cannot_be_used_are_counted_by_reason() -> None:
 def test_validation_order_holds_every_clip_once() -> None:
     clips = [clip(number) for number in range(23)]
     assert sorted(index for batch in in_order(clips, 20.0) for index in batch) == list(range(23))
+
+
+# --- what is done to clips
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0, 30.0])
+def test_noise_comes_at_its_ratio_and_to_its_share_of_the_clips(snr_db: float) -> None:
+    wave = np.sin(np.arange(16_000) / 7).astype(np.float32)
+    augment = replace(QUIET, noise_share=0.3, noise_snr_db=[snr_db, snr_db])
+    noisy = [add_noise(wave, augment, np.random.default_rng(seed)) - wave for seed in range(200)]
+    noisy = [noise for noise in noisy if noise.any()]
+    assert 40 <= len(noisy) <= 80
+    for noise in noisy:
+        assert 10 * np.log10(np.mean(wave**2) / np.mean(noise**2)) == pytest.approx(snr_db, abs=0.05)
+
+
+def test_speed_changes_length_and_pitch() -> None:
+    wave = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype(np.float32)
+    faster = change_speed(wave, replace(QUIET, speeds=[1.25]), np.random.default_rng(0))
+    assert len(faster) == 12_800
+    assert np.abs(np.fft.rfft(faster)).argmax() * 16_000 / 12_800 == pytest.approx(550, abs=2)
+    assert change_speed(wave, QUIET, np.random.default_rng(0)) is wave
+
+
+def test_masks_are_as_many_and_as_wide_as_said_and_lie_on_speech() -> None:
+    features = torch.rand(6, 80, 300) + 1.0
+    mask = torch.arange(300)[None, :] < torch.tensor([300, 300, 200, 200, 100, 40])[:, None]
+    augment = replace(QUIET, time_masks=2, time_mask_s=0.5, mel_masks=1, mel_mask_bins=10)
+    rngs = [np.random.default_rng(seed) for seed in range(6)]
+    masked = mask_features(features, mask, augment, rngs)
+    changed = masked != features
+    assert float(masked.min()) == float(features.min()) and changed.any(dim=(1, 2)).all()
+    for row, valid in zip(changed, mask.sum(1).tolist(), strict=True):
+        times, bands = row.float().mean(0) > 0.5, row.float().mean(1) > 0.5
+        assert int(times.sum()) <= min(100, valid // 2) and not times[valid:].any()
+        assert int(bands.sum()) <= 10
+        assert not row[~bands][:, ~times].any()
+    again = mask_features(features, mask, augment, [np.random.default_rng(seed) for seed in range(6)])
+    assert torch.equal(masked, again)
+
+
+# --- transcripts
 
 
 def test_text_that_goes_round_in_circles_ends_after_one_round() -> None:

@@ -150,6 +150,36 @@ def test_a_run_that_was_killed_and_resumed_ends_bit_equal(data: Path, tmp_path: 
         assert torch.equal(a, b), name
 
 
+def test_layers_computed_again_give_the_same_gradients_and_move_the_codebook_once(data: Path) -> None:
+    ended = []
+    for again in (False, True):
+        module, loader = training(data, replace(SMALL, checkpoint_activations=again))
+        encoder = module.network.encoder.train()
+        batch = loader.features[0, [0, 5, 7]]
+        states, valid, quantised = encoder(batch.features, batch.mask)
+        (states[valid].square().sum() + quantised.commitment).backward()
+        assert int(encoder.training_passes) == 1
+        ended.append({name: value.grad for name, value in encoder.named_parameters() if value.grad is not None})
+        ended[-1] |= {"codebook": encoder.codebook.weight.detach(), "count": encoder.ema_count}
+    plain, checkpointed = ended
+    assert "layers.0.fc1.weight" in plain and list(plain) == list(checkpointed)
+    for name, value in plain.items():
+        torch.testing.assert_close(checkpointed[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_batches_are_added_up_to_a_step_and_the_codebook_stays_in_float32(data: Path, tmp_path: Path) -> None:
+    trainer = replace(SMALL.trainer, num_steps=4, accumulate_batches=3, precision="bf16-mixed")
+    module, loader = training(data, replace(SMALL, trainer=trainer, quantize_from_step=0))
+    tracker = Kept()
+    with seeded(1):
+        fit(module, loader, None, trainer, tracker=tracker, work=tmp_path, what="t")
+    encoder = module.network.encoder
+    assert loader.given >= 12 and int(encoder.training_passes) in (11, 12)
+    assert {value.dtype for value in encoder.state_dict().values()} == {torch.float32, torch.int64}
+    losses = [values["loss"] for _, values in tracker.curves if "loss" in values]
+    assert losses and all(np.isfinite(losses))
+
+
 TWO_RANKS = """
 import os, sys
 from pathlib import Path

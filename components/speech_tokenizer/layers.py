@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from components.shared.packed_linear import linear_gelu
+
 
 class Convolution(nn.Conv1d):
     """One of the encoder's two convolutions of kernel 3, padded on both sides or, when causal, on the left only.
@@ -67,7 +69,7 @@ class FeedForward(nn.Module):
 
     def feed_forward(self, states: Tensor) -> Tensor:
         """states: (B, T, D) -> (B, T, D), the residual included."""
-        inner = functional.gelu(self.fc1(self.final_layer_norm(states)))
+        inner = linear_gelu(self.fc1, self.final_layer_norm(states))
         inner = functional.dropout(inner, self.activation_dropout, self.training)
         return states + self.drop(self.fc2(inner))
 

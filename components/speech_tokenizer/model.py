@@ -20,7 +20,9 @@ from torch.nn import functional
 
 from components.shared.audio import WHISPER_RATE_HZ
 from components.shared.features import log_mel, num_frames
+from components.shared.packed_linear import pack_linears
 from components.speech_tokenizer import checkpoint
+from components.speech_tokenizer.quantizer import NearestCode
 from components.speech_tokenizer.transcripts import Transcripts, decode_greedily, detect_languages
 from components.speech_tokenizer.whisper_config import FRAMES_PER_S
 from components.speech_tokenizer.whisper_vq import WhisperVQ
@@ -56,7 +58,11 @@ class SpeechTokenizer:
             raise ValueError(
                 f"{folder}: quantize_vocab_size: got null, wanted a number of codes; is it a plain Whisper?"
             )
+        # Searched in float32, whatever the network's dtype.
+        self._nearest = NearestCode(network.encoder.codebook.weight.to(device))
         self.network = network.eval().to(device=device, dtype=dtype)
+        for part in (self.network, self._nearest):
+            pack_linears(part)
         self.folder, self.device, self.dtype = folder, device, dtype
         self.config = network.config
         self.num_codes: int = network.config.quantize_vocab_size
@@ -78,7 +84,7 @@ class SpeechTokenizer:
             raise ValueError(f"attention_mask: got shape {tuple(attention_mask.shape)}, wanted {wanted}")
         features = input_features.to(self.device, self.dtype)
         hidden, valid = self.network.encoder.before(features, attention_mask.to(self.device))
-        return self.network.encoder.quantise(hidden, valid).token_ids, valid
+        return self._nearest(hidden.flatten(0, 1)).view(hidden.shape[:2]), valid
 
     def encode(self, waves: list[Tensor]) -> list[Tensor]:
         """Speech tokens of clips of any length: waves (samples,) float32, -1..1, 16 kHz -> (tokens,) int64 on the CPU.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 SMOOTHING = 1e-5
 """Laplace smoothing of the counts (published)."""
@@ -18,19 +18,35 @@ ROWS_AT_ONCE = 8192
 """Vectors whose distances to all codes are held in memory together."""
 
 
-def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """The code of each vector by squared L2 distance, the lowest number on a tie: (N, D), (V, D) -> (N,) int64.
+class NearestCode(nn.Module):
+    """The code of each vector by squared L2 distance; keeps what depends on the codebook alone.
 
     Measured from the middle of the codes: what all states have in common would take the digits of the products.
     """
-    codebook = codebook.float()
-    middle = codebook.mean(0)
-    codebook = codebook - middle
-    norms = codebook.square().sum(1)
-    with torch.autocast(vectors.device.type, enabled=False):
-        parts = [rows.float() - middle for rows in vectors.detach().split(ROWS_AT_ONCE)]
-        found = [(norms - 2 * (rows @ codebook.T)).argmin(1) for rows in parts]
-    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64, device=vectors.device)
+
+    def __init__(self, codebook: Tensor) -> None:
+        """codebook: (V, D)."""
+        super().__init__()
+        num_codes, width = codebook.shape
+        codebook = codebook.detach().float()
+        self.middle = codebook.mean(0)
+        codebook = codebook - self.middle
+        self.distance = nn.utils.skip_init(nn.Linear, width, num_codes, device=codebook.device)
+        self.distance.weight.data, self.distance.bias.data = -2 * codebook, codebook.square().sum(1)
+
+    @torch.no_grad()
+    def forward(self, vectors: Tensor) -> Tensor:
+        """vectors: (N, D) -> (N,) int64, the lowest number on a tie."""
+        found = [torch.empty(0, dtype=torch.int64, device=vectors.device)]
+        with torch.autocast(vectors.device.type, enabled=False):
+            for rows in vectors.split(ROWS_AT_ONCE):
+                found.append(self.distance(rows.float() - self.middle).argmin(1))
+        return torch.cat(found)
+
+
+def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """The code of each vector by squared L2 distance, the lowest number on a tie: (N, D), (V, D) -> (N,) int64."""
+    return NearestCode(codebook)(vectors)
 
 
 def all_sum(value: Tensor) -> Tensor:

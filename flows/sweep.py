@@ -1,0 +1,164 @@
+"""Runs the experiments of conf/sweep/<name>.yaml through DVC's queue and prints one table of their figures.
+
+    python -m flows.sweep frame_rates [--out table.json]
+
+Each experiment changes settings of params.yaml or of the scale in use and runs the sweep's targets in a folder of its
+own; all land in the one MLflow store and stay as DVC experiments named <sweep>-<experiment>-<commit>. One that is there
+already is not run again, so that a sweep that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.shared.manifest import write_json
+from flows.graph import PipelineFailure, own_environment
+
+PARAMS = Path("params.yaml")
+
+
+@dataclass(kw_only=True)
+class Sweep:
+    """A file of conf/sweep."""
+
+    name: str
+    targets: list[str]
+    """Stages to run, with what they need."""
+    experiments: dict[str, dict[str, Any]]
+    """Experiment -> dotted settings and their values."""
+    figures: dict[str, str]
+    """Column of the table -> stage and key of its metrics."""
+
+
+def read(name: str, root: Path) -> Sweep:
+    """conf/sweep/<name>.yaml. Raises ValueError when it is not there or holds other keys."""
+    path = root / "conf" / "sweep" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
+        raise ValueError(f"sweep: got {name!r}, wanted one of {known or 'the files of conf/sweep'}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    wanted = ["targets", "experiments", "figures"]
+    if not isinstance(content, dict) or sorted(content) != sorted(wanted):
+        raise ValueError(f"{path}: got keys {list(content or [])}, wanted {', '.join(wanted)}")
+    return Sweep(name=name, **content)
+
+
+def assignments(settings: dict[str, Any], root: Path) -> list[str]:
+    """Settings as `dvc exp run -S` wants them, each with the file that holds it.
+
+    Raises ValueError for a setting that neither params.yaml nor the scale's file has.
+    """
+    params = yaml.safe_load((root / PARAMS).read_text(encoding="utf-8"))
+    scale = Path("conf") / "scale" / f"{params['scale']}.yaml"
+    files = {PARAMS: params, scale: yaml.safe_load((root / scale).read_text(encoding="utf-8"))}
+    found = []
+    for key, value in settings.items():
+        file = next((path for path, content in files.items() if _holds(content, key.split("."))), None)
+        if file is None:
+            raise ValueError(f"sweep: got setting {key!r}, wanted one of {PARAMS} or {scale}")
+        found.append(f"{key}={json.dumps(value)}" if file == PARAMS else f"{file}:{key}={json.dumps(value)}")
+    return found
+
+
+def _holds(content: Any, names: list[str]) -> bool:
+    for name in names:
+        if not isinstance(content, dict) or name not in content:
+            return False
+        content = content[name]
+    return True
+
+
+def run(sweep: Sweep, root: Path) -> dict[str, str]:
+    """Run what is not there yet; returns experiment -> its DVC name.
+
+    Raises ValueError when tracked files differ from the commit that the table will name, PipelineFailure when an
+    experiment fails; the others are then done.
+    """
+    settings = {name: assignments(changed, root) for name, changed in sweep.experiments.items()}
+    if _answer(root, "git", "status", "--porcelain", "--untracked-files=no"):
+        raise ValueError("sweep: tracked files are not committed; wanted a commit that the figures can be told by")
+    commit = _answer(root, "git", "rev-parse", "--short", "HEAD")
+    names = {name: f"{sweep.name}-{name}-{commit}".replace("_", "-") for name in settings}
+    for name in sorted(set(names) - _done(names, root)):
+        changes = [part for setting in settings[name] for part in ("-S", setting)]
+        _answer(root, *_DVC, "exp", "run", "--queue", "--name", names[name], *changes, *sweep.targets)
+    subprocess.run([*_DVC, "exp", "run", "--run-all"], cwd=root, env=own_environment(), check=False)
+    failed = sorted(names[name] for name in set(names) - _done(names, root))
+    if failed:
+        line = f"sweep: {', '.join(failed)} failed; `dvc queue logs {failed[0]}` says why"
+        raise PipelineFailure(failed[0], "user", line)
+    return names
+
+
+def table(sweep: Sweep, names: dict[str, str], root: Path) -> list[dict[str, Any]]:
+    """One row an experiment: its name, its commit and the sweep's figures, None where a stage did not give one."""
+    from dvc.api import metrics_show
+
+    rows = []
+    for experiment, name in names.items():
+        row: dict[str, Any] = {"experiment": experiment, "revision": name}
+        for column, place in sweep.figures.items():
+            stage, key = place.split()
+            metrics = metrics_show(f"data/{stage.replace('@', '/')}/metrics.json", repo=str(root), rev=name)
+            row[column] = metrics.get(key)
+        rows.append(row)
+    return rows
+
+
+def to_markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table, figures with three digits."""
+    columns = [column for column in rows[0] if column != "revision"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in rows:
+        cells = [f"{row[column]:.3g}" if isinstance(row[column], float) else str(row[column]) for column in columns]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+_DVC = (sys.executable, "-m", "dvc")
+
+
+def _done(names: dict[str, str], root: Path) -> set[str]:
+    """Experiments that DVC holds the results of."""
+    held = set(_answer(root, *_DVC, "exp", "list", "--all-commits", "--name-only").split())
+    return {name for name, revision in names.items() if revision in held}
+
+
+def _answer(root: Path, *command: str) -> str:
+    """What a command prints. Raises ValueError with its last line when it fails."""
+    done = subprocess.run(command, cwd=root, env=own_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()] or ["no message"]
+        raise ValueError(f"sweep: {' '.join(command[-6:])}: {said[-1]}")
+    return done.stdout.strip()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; exit code 2 with one line for a mistake of the user or in the data."""
+    parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("name", help="a file of conf/sweep, without .yaml")
+    parser.add_argument("--out", type=Path, help="write the table as JSON")
+    options = parser.parse_args(arguments)
+    root = Path.cwd()
+    try:
+        sweep = read(options.name, root)
+        rows = table(sweep, run(sweep, root), root)
+    except (ValueError, PipelineFailure) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    print(to_markdown(rows))
+    if options.out:
+        write_json(options.out, rows)
+
+
+if __name__ == "__main__":
+    main()
