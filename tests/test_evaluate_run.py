@@ -5,50 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
-from evaluated import config, question
+from evaluated import NUM_CODES, config, evaluate, question, write_speech
 
-from components.evaluate.config import EvaluateConfig
-from components.evaluate.stage import evaluator, run
-from components.shared.contracts import ItemScore, Question, Sample, SpeechTokens, Story, Utterance
+from components.evaluate.stage import evaluator
+from components.shared.contracts import ItemScore, Question, Sample, Story
 from components.shared.manifest import read_table, write_table
-from components.shared.places import Inputs, Outputs
-from components.shared.tracking import TerminalTracker
-
-NUM_CODES = 32
-
-
-def write_speech(data: Path, said: dict[str, str]) -> None:
-    """Utterances and tokens of (id -> text): noise as sound, tokens by a hash of the text."""
-    rng = np.random.default_rng(0)
-    folder = data / "collect" / "utterances"
-    (folder / "audio").mkdir(parents=True)
-    utterances, tokens = [], []
-    for number, (name, text) in enumerate(sorted(said.items())):
-        wave = (0.1 * rng.standard_normal(4000)).astype(np.float32)
-        soundfile.write(folder / "audio" / f"{name}.flac", wave, 16_000)
-        shared = {
-            "id": name,
-            "duration_s": 0.25,
-            "text": text,
-            "text_source": "human",
-            "language": "en",
-            "speaker": f"s{number % 2}",
-            "corpus": "evaluation",
-            "license": "CC0-1.0",
-            "split": "test",
-            "origin": "synthesized",
-        }
-        sound = {"audio": f"audio/{name}.flac", "sample_rate_hz": 16_000, "bandwidth_hz": 8000.0, "rms_dbfs": -20.0}
-        utterances.append(Utterance(**shared, **sound))
-        tokens.append(SpeechTokens(**shared, tokens=[sum(map(ord, text)) % NUM_CODES, number % NUM_CODES, 3]))
-    write_table(folder, utterances, Utterance)
-    write_table(
-        data / "tokenize" / "tokens", tokens, SpeechTokens, extra={"num_codes": NUM_CODES, "tokens_per_s": 12.5}
-    )
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +67,6 @@ def write_language_model(folder: Path) -> None:
     )
     save_model(folder, random_model(shape, vocabulary, 256, seed=1), tokenizer, vocabulary)
     seal(folder)
-
-
-def evaluate(data: Path, where: Path, item: str, settings: EvaluateConfig) -> tuple[dict[str, float], Path]:
-    outputs = Outputs(root=where / item, work=where / "work", item=item)
-    outputs.root.mkdir(parents=True)
-    metrics = run(settings, Inputs(data), outputs, TerminalTracker())
-    outputs.publish(metrics)
-    return metrics, outputs.root
 
 
 def test_the_language_model_is_scored_in_every_mode_with_its_speech(data, tmp_path):

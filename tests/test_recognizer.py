@@ -82,13 +82,40 @@ def test_long_waves_are_cut_where_it_is_quiet() -> None:
     [
         ("Mr. Lee's got twenty-one cats!", "en", "mister lee has got 21 cats"),
         ("It’s  COLD, isn't it?", "en", "it is cold is not it"),
-        ("你好，世界！ Ａ１", "zh", "你好世界a1"),
+        ("The colour grey, honoured at THE THEATRE.", "en", "the color gray honored at the theater"),
+        ("Um, they've paid two hundred and three dollars", "en", "they have paid $203"),
+        ("IN EIGHTEEN FORTY FIVE", "en", "in 1845"),
+        ("你好，世界！ Ａ", "zh", "你好世界a"),
         ("這是後來的頭髮", "zh", "这是后来的头发"),
+        ("《三体》：“他說——走！”……", "zh", "三体他说走"),
+        ("2015年3月，降价3.5%", "zh", "二零一五年三月降价百分之三点五"),
+        ("有２個，第 12 次", "zh", "有两个第十二次"),
         ("Ça va — bien?", "fr", "ça va bien"),
     ],
 )
 def test_texts_are_compared_in_a_normal_form(text: str, language: str, normal: str) -> None:
     assert normalize_text(text, language) == normal
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "language"),
+    [
+        ("HE'S COME TO MISTER BROWN'S AT TWENTY PAST", "He's come to Mr. Brown's at 20 past.", "en"),
+        ("I WILL NOT CANCEL MY FAVOURITE PROGRAMME", "I won't cancel my favorite program.", "en"),
+        ("SHE COUNTED ONE THOUSAND TWO HUNDRED", "she counted 1,200", "en"),
+        ("销售额为二百三十亿元同比下降百分之十二点五", "銷售額為230億元，同比下降12.5%。", "zh"),
+        ("二〇一五年两千人", "2015年2000人", "zh"),
+        ("二零一五年二千人", "2015 年 2,000 人", "zh"),
+        ("十二万", "12万", "zh"),
+    ],
+)
+def test_two_ways_to_write_the_same_words_are_no_error(said: str, heard: str, language: str) -> None:
+    assert count_errors(said, heard, language).errors == 0
+
+
+def test_a_wrong_number_is_an_error_in_every_script() -> None:
+    assert count_errors("二百三十", "240", "zh") == recognizer.ErrorRate(errors=1, length=4)
+    assert count_errors("two hundred thirty", "240", "en") == recognizer.ErrorRate(errors=1, length=1)
 
 
 def test_errors_are_counted_in_words_and_in_characters() -> None:

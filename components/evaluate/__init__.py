@@ -2,11 +2,13 @@
 
 Reads   data/<model>/model of the item's own model, and what its tasks need of data/collect (utterances, stories,
         questions, texts, facts) and data/tokenize/tokens; an item opens nothing that it does not need
+        the public test sets that evaluate.benchmarks names, for the speech tokenizer
 Writes  data/evaluate/<model>/scores/    one contracts.ItemScore an item and mode (for the tokenizer also codebook.json)
         data/evaluate/<model>/samples/   contracts.Sample with FLAC files, to read and hear
         data/evaluate/<model>/metrics.json: <task>_<mode>[_<group>] with _low, _high (95% bootstrap over facts, or over
         utterances), _chance or _reference (the baseline on the same items), _difference with its own interval, _items
 Method  transcription.py: WER and CER of the speech tokenizer beside the Whisper it started from
+        benchmarks.py: the same on LibriSpeech and AISHELL-1
         generation.py: what the tokens of the text-to-token model say
         language_modelling.py: endings and answers ranked by likelihood in S->S, S->T and T->T; chance is the best
         baseline that sees no story or no question (likelihood.py)

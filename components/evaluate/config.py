@@ -28,6 +28,27 @@ class Ranking(Enum):
     """Nats above those without the prompt: what the prompt adds (Brown et al. 2020, section 2.4)."""
 
 
+class Recipe(Enum):
+    """Which of lhotse's recipes reads a public test set."""
+
+    librispeech = "librispeech"
+    """<path>/<part>/<speaker>/<chapter>/*.flac and *.trans.txt; English; parts such as test-clean and test-other."""
+    aishell = "aishell"
+    """<path>/data_aishell/{wav/<part>/<speaker>/*.wav,transcript/*.txt}; Mandarin; parts test and dev."""
+
+
+@dataclass(kw_only=True)
+class BenchmarkConfig:
+    """One public test set of recordings."""
+
+    recipe: Recipe
+    """How its folder is read."""
+    path: str
+    """Folder where its archives were unpacked, from the project's root or absolute (openslr.org: 12 and 33)."""
+    parts: list[str]
+    """Official parts that are reported, each by itself: test-clean, test-other; test."""
+
+
 @dataclass(kw_only=True)
 class EvaluateConfig:
     """Section evaluate of params.yaml and conf/scale."""
@@ -42,6 +63,8 @@ class EvaluateConfig:
     """The un-quantised Whisper beside the speech tokenizer: hub id, folder or piece:<name>; the one it started from."""
     judges: dict[str, str]
     """Language -> recogniser of decoded speech, not the model under test; a language without one is not judged."""
+    benchmarks: dict[str, BenchmarkConfig]
+    """Name in the figures, such as librispeech -> public test set that the speech tokenizer is measured on too."""
     story_ranking: Ranking
     """How endings of different lengths are compared."""
     question_ranking: Ranking
@@ -53,7 +76,8 @@ class EvaluateConfig:
     engine: EngineConfig
     """What scores and generates; its model is filled in by the stage."""
     num_utterances: int
-    """Most utterances of each kind (language, corpus, seen or unseen speaker) that are transcribed."""
+    """Most utterances of each kind (language, corpus, seen or unseen speaker; part of a benchmark) that are
+    transcribed; 0: all."""
     num_sentences: int
     """Unseen sentences, and as many spans of unseen texts, that the text-to-token model says in each language."""
     num_stories: int

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from components.evaluate import benchmarks
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.evaluation import Evaluation, by_language, error_score, kept
 from components.evaluate.samples import SampleBook
@@ -27,9 +28,11 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
 
     Groups: recorded or synthesised with the speaker seen or unseen in training, and each of these by corpus; as many
     utterances of every corpus. The baseline is the un-quantised Whisper (config.start) on the same utterances' sound.
+    Public test sets (config.benchmarks) come on top, a group a part; a folder that is not right ends the run at once.
     """
     from components.speech_tokenizer.model import load
 
+    public = benchmarks.read(config, inputs.data.parent, tracker)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load(inputs.folder("speech_tokenizer", "model"), device)
     whisper = Recognizer(config.start, device)
@@ -37,7 +40,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
     speech = unheard(everything, train_texts(inputs))
     chosen = choose_each(
         list(speech.rows.values()),
-        config.num_utterances,
+        config.num_utterances or len(speech.rows),
         seed=config.seed,
         key=lambda row: row.id,
         group=lambda row: f"{row.language}_{voice_group(row, seen)}_{row.corpus}",
@@ -61,6 +64,8 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
     show(book, speech, chosen, said, heard, config)
     counts = code_counts(inputs)
     metrics = codebook_metrics(counts) | {"dropped_text_in_training": float(len(everything.rows) - len(speech.rows))}
+    found = benchmarks.evaluate(public, tokenizer, whisper, seen, tracker)
+    scores, metrics = scores + found.scores, metrics | found.metrics
     return Evaluation(scores=scores, metrics=metrics, files={"codebook.json": {"counts": counts.tolist()}})
 
 

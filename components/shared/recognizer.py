@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.shared.audio import WHISPER_RATE_HZ, resample
+from components.shared.numbers_mandarin import spell_numbers
 from components.shared.tracking import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -239,7 +240,9 @@ class ErrorRate:
 def _english_normalizer() -> Any:
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    return EnglishTextNormalizer({})
+    from components.shared.spelling_english import AMERICAN
+
+    return EnglishTextNormalizer(AMERICAN)
 
 
 @cache
@@ -252,18 +255,23 @@ def _to_simplified() -> Any:
 def normalize_text(text: str, language: str) -> str:
     """A text as error rates compare it.
 
-    en: Whisper's own normaliser (lower case, numbers as digits, contractions written out, no punctuation). zh:
-    simplified characters, full-width forms folded, no punctuation and no spaces; numbers stay as they are written.
-    Other languages: lower case without punctuation.
+    en: Whisper's own normaliser (lower case, numbers as digits, contractions written out, American spelling, no
+    punctuation). zh: simplified characters, full-width forms folded, numbers and their symbols as the characters that
+    are said, no punctuation and no spaces; a row of digits counts as a quantity, except a year. Other languages: lower
+    case without punctuation.
     """
     if language == "en":
         # The normaliser takes an ellipsis for a word and does not know the typographic apostrophe.
         return _english_normalizer()(re.sub(r"\.{2,}", " ", text.replace("’", "'")))
-    folded = unicodedata.normalize("NFKC", text).lower()
-    kept = "".join(char if unicodedata.category(char)[0] in "LNM" else " " for char in folded)
+    folded = unicodedata.normalize("NFKC", text)
     if language == "zh":
-        return _to_simplified().convert(re.sub(r"\s+", "", kept))
-    return " ".join(kept.split())
+        # Corpora write numbers in characters, Whisper in digits: 200 is either of 二百 and 两百, which say the same.
+        # A space stays between digits alone, which it keeps from being one number.
+        folded = re.sub(r"\s+(?![0-9A-Za-z])|(?<![0-9A-Za-z])\s+", "", folded)
+        folded = spell_numbers(_to_simplified().convert(folded).replace("〇", "零"))
+        folded = re.sub("二(?=[百千万亿])", "两", folded)
+    kept = "".join(char if unicodedata.category(char)[0] in "LNM" else " " for char in folded.lower())
+    return ("" if language == "zh" else " ").join(kept.split())
 
 
 def count_errors(reference: str, hypothesis: str, language: str) -> ErrorRate:

@@ -1,0 +1,256 @@
+"""Public test sets of recordings, LibriSpeech and AISHELL-1, heard from tokens alone and by the Whisper beside them.
+
+lhotse's own recipes read them, so that an utterance, its text and its speaker are what the field's papers count. The
+folders lie outside DVC's graph: it tracks their section of params, not what is in them. Nothing is written there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from components.evaluate.config import BenchmarkConfig, EvaluateConfig, Recipe
+from components.evaluate.evaluation import Evaluation, error_score, kept
+from components.evaluate.selection import choose
+from components.evaluate.speech import SEEN, UNSEEN
+from components.shared.audio import WHISPER_RATE_HZ, read_wave
+from components.shared.contracts import ItemScore
+from components.shared.places import main_checkout
+from components.shared.recognizer import Recognizer
+from components.shared.tracking import Tracker
+
+if TYPE_CHECKING:
+    from components.speech_tokenizer.model import SpeechTokenizer
+
+CHUNK_S = 1200.0
+"""Seconds of sound in memory at once: 77 MB, and batches full enough for either model."""
+LANGUAGES = {Recipe.librispeech: "en", Recipe.aishell: "zh"}
+AISHELL = "data_aishell"
+"""Folder that AISHELL-1's archive unpacks into."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One recording of a public test set."""
+
+    id: str
+    """<group>-<the corpus's own id>."""
+    group: str
+    """<benchmark>_<part>, such as librispeech_test_clean."""
+    path: Path
+    duration_s: float
+    text: str
+    """As the corpus writes it: LibriSpeech in capitals, AISHELL-1 without punctuation, numbers as words in both."""
+    language: str
+    """ISO 639-1."""
+    speaker: str
+    """As `collect` would call it: <benchmark>-<speaker>."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmarks:
+    """What is heard of the public test sets, and how much was left out."""
+
+    rows: list[Utterance]
+    dropped: Counter[str]
+    """dropped_<reason>_<group> -> number of recordings."""
+
+
+def read(config: EvaluateConfig, root: Path, tracker: Tracker) -> Benchmarks:
+    """The chosen utterances of all parts of config.benchmarks; only transcripts and headers are opened.
+
+    root: of the project, which relative paths begin at. Dropped and counted: missing_text, a recording without a
+    transcript or without samples; missing_file, a transcript of LibriSpeech without its recording. Raises ValueError
+    when a folder or part is not there, holds nothing, or is not what its recipe reads, a broken header included: a
+    copy that is damaged before it begins wants to be made again.
+    """
+    chosen: list[Utterance] = []
+    dropped: Counter[str] = Counter()
+    for name, benchmark in config.benchmarks.items():
+        folder = _locate(name, benchmark, root)
+        for part in dict.fromkeys(benchmark.parts):
+            rows = _READERS[benchmark.recipe](name, part, folder, dropped)
+            taken = choose(rows, config.num_utterances or len(rows), seed=config.seed, key=lambda row: row.id)
+            tracker.say(f"transcription: {len(taken)} of {len(rows)} utterances of {name} {part}")
+            chosen += taken
+    return Benchmarks(rows=chosen, dropped=dropped)
+
+
+def evaluate(
+    benchmarks: Benchmarks, tokenizer: SpeechTokenizer, whisper: Recognizer, seen: set[str], tracker: Tracker
+) -> Evaluation:
+    """WER (CER in Mandarin) of transcripts made from tokens; the baseline is the un-quantised Whisper.
+
+    seen: speakers of training. The official test parts share no speaker with the training parts, and count as unseen
+    unless `collect` read a corpus with the same speaker's name, <benchmark>-<speaker> as its kind librispeech writes it
+    or the speaker's alone as lhotse does: then <group>_seen and <group>_unseen stand beside <group>. Texts that
+    training also had stay in, since these sets are quoted whole. A recording that cannot be decoded is dropped and
+    counted (not_audio), also one whose text has no words (empty_text). Raises ValueError when a part has none left.
+    """
+    mixed = {row.group for row in benchmarks.rows if _is_seen(row, seen)}
+    dropped = Counter(benchmarks.dropped)
+    scores: list[ItemScore | None] = []
+    parts = chunks(benchmarks.rows, CHUNK_S)
+    for rows in tracker.progress(parts, len(parts), "transcription: public test sets"):
+        heard = _hear(rows, tokenizer, whisper, dropped)
+        for row, answer, beside in heard:
+            side = SEEN if _is_seen(row, seen) else UNSEEN
+            groups = [row.group, *([f"{row.group}_{side}"] if row.group in mixed else [])]
+            score = error_score(
+                row, task="transcription", groups=groups, reference=row.text, answer=answer, beside=beside
+            )
+            dropped[f"dropped_empty_text_{row.group}"] += score is None
+            scores.append(score)
+    left = {score.groups[0] for score in kept(scores)}
+    for group in dict.fromkeys(row.group for row in benchmarks.rows):
+        if group not in left:
+            counts = {name: number for name, number in dropped.items() if name.endswith(group) and number}
+            raise ValueError(f"evaluate.benchmarks: {group}: got {counts}, wanted one recording with sound and words")
+    return Evaluation(scores=kept(scores), metrics={name: float(number) for name, number in dropped.items() if number})
+
+
+def chunks(rows: Sequence[Utterance], most_s: float) -> list[list[Utterance]]:
+    """Rows of one language in their order, at most most_s seconds together; a longer one goes alone."""
+    found: list[list[Utterance]] = []
+    room_s, language = 0.0, ""
+    for row in rows:
+        if not found or row.duration_s > room_s or row.language != language:
+            found.append([])
+            room_s, language = most_s, row.language
+        found[-1].append(row)
+        room_s -= row.duration_s
+    return found
+
+
+def _hear(
+    rows: Sequence[Utterance], tokenizer: SpeechTokenizer, whisper: Recognizer, dropped: Counter[str]
+) -> Iterator[tuple[Utterance, str, str]]:
+    """(utterance, its words from tokens, its words by Whisper) of rows of one language, without what is no audio."""
+    waves, sound = [], []
+    for row in rows:
+        try:
+            waves.append(read_wave(row.path, WHISPER_RATE_HZ)[0])
+            sound.append(row)
+        except ValueError:
+            dropped[f"dropped_not_audio_{row.group}"] += 1
+    if not sound:
+        return
+    language = sound[0].language
+    said = tokenizer.transcribe(tokenizer.encode([torch.from_numpy(wave) for wave in waves]), [language] * len(sound))
+    yield from zip(sound, said, whisper.transcribe(waves, WHISPER_RATE_HZ, language), strict=True)
+
+
+def _is_seen(row: Utterance, seen: set[str]) -> bool:
+    return row.speaker in seen or row.speaker.rpartition("-")[2] in seen
+
+
+def _locate(name: str, benchmark: BenchmarkConfig, root: Path) -> Path:
+    """The folder that holds a benchmark's parts, checked to have all of them."""
+    where = f"evaluate.benchmarks.{name}"
+    given = Path(benchmark.path).expanduser()
+    folder = root / given if (root / given).exists() else main_checkout(root) / given
+    if not benchmark.path or not folder.is_dir():
+        raise ValueError(f"{where}.path: got {benchmark.path!r}, wanted a folder that exists; {folder} is not one")
+    if not benchmark.parts:
+        raise ValueError(f"{where}.parts: got [], wanted at least one, such as test-clean or test")
+    parts = folder / AISHELL / "wav" if benchmark.recipe is Recipe.aishell else folder
+    there = sorted(path.name for path in parts.iterdir() if path.is_dir()) if parts.is_dir() else []
+    for part in benchmark.parts:
+        if part not in there:
+            raise ValueError(
+                f"{where}.path: got {benchmark.path!r}, wanted the folder with {parts.relative_to(folder) / part} in "
+                f"it; {parts} holds {', '.join(there[:9]) or 'no folder'}"
+            )
+    return folder.resolve()
+
+
+def _librispeech(name: str, part: str, folder: Path, dropped: Counter[str]) -> list[Utterance]:
+    from lhotse.recipes.librispeech import prepare_librispeech
+
+    with _recipe(name, folder / part):
+        manifests = prepare_librispeech(folder, dataset_parts=[part])
+        rows = _rows(name, part, manifests[part], "en")
+    files = {path.stem for path in (folder / part).rglob("*.flac")}
+    lines = [line for path in (folder / part).rglob("*.trans.txt") for line in path.read_text("utf-8").splitlines()]
+    dropped[f"dropped_missing_text_{_group(name, part)}"] += len(files) - len(rows)
+    dropped[f"dropped_missing_file_{_group(name, part)}"] += len({line.split()[0] for line in lines} - files)
+    return rows
+
+
+def _aishell(name: str, part: str, folder: Path, dropped: Counter[str]) -> list[Utterance]:
+    """One part. The recipe reads the headers of all 141,600 recordings whichever part is wanted, and fails where one of
+    its three parts is not there: it is shown links, and the wanted part under each of the three names.
+    """
+    from lhotse.recipes.aishell import prepare_aishell
+
+    with TemporaryDirectory(prefix="speechloom-") as temporary:
+        shown = Path(temporary) / AISHELL
+        (shown / "wav").mkdir(parents=True)
+        (shown / "transcript").symlink_to(folder / AISHELL / "transcript")
+        for link in ("train", "dev", "test"):
+            (shown / "wav" / link).symlink_to(folder / AISHELL / "wav" / part)
+        with _recipe(name, folder / AISHELL):
+            manifests = prepare_aishell(temporary)
+            rows = _rows(name, part, manifests["test"], "zh")
+    files = {path.stem for path in (folder / AISHELL / "wav" / part).rglob("*.wav")}
+    dropped[f"dropped_missing_text_{_group(name, part)}"] += len(files) - len(rows)
+    return rows
+
+
+def _rows(name: str, part: str, manifests: dict[str, Any], language: str) -> list[Utterance]:
+    """Utterances of the recordings and supervisions of a part, which have the same ids in both recipes."""
+    recordings = {recording.id: recording for recording in manifests["recordings"]}
+    return [
+        Utterance(
+            id=f"{_group(name, part)}-{said.id}",
+            group=_group(name, part),
+            path=Path(recordings[said.recording_id].sources[0].source).resolve(),
+            duration_s=recordings[said.recording_id].duration,
+            text=said.text,
+            language=language,
+            speaker=f"{name}-{said.speaker}",
+        )
+        for said in manifests["supervisions"]
+    ]
+
+
+def _group(name: str, part: str) -> str:
+    return f"{name}_{part}".replace("-", "_")
+
+
+@contextlib.contextmanager
+def _recipe(name: str, folder: Path) -> Iterator[None]:
+    """Run a recipe without its bars and warnings, which are counted here; its failures become one ValueError.
+
+    Without a handler of the root logger its first warning would set one up for the rest of the process.
+    """
+    from lhotse.audio.utils import AudioLoadingError
+
+    quiet = logging.NullHandler()
+    logging.getLogger().addHandler(quiet)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    except (AssertionError, AudioLoadingError, IndexError, OSError, ValueError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"evaluate.benchmarks.{name}.path: got {folder}, which its recipe cannot read: {line}; wanted the corpus "
+            "as its archives unpack"
+        ) from error
+    finally:
+        logging.getLogger().removeHandler(quiet)
+
+
+_READERS: dict[Recipe, Callable[[str, str, Path, Counter[str]], list[Utterance]]] = {
+    Recipe.librispeech: _librispeech,
+    Recipe.aishell: _aishell,
+}
