@@ -63,7 +63,8 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
     )
     show(book, speech, chosen, said, heard, config)
     counts = code_counts(inputs)
-    metrics = codebook_metrics(counts) | {"dropped_text_in_training": float(len(everything.rows) - len(speech.rows))}
+    metrics = codebook_metrics(counts, tokenizer.tokens_per_s)
+    metrics["dropped_text_in_training"] = float(len(everything.rows) - len(speech.rows))
     found = benchmarks.evaluate(public, tokenizer, whisper, seen, tracker)
     scores, metrics = scores + found.scores, metrics | found.metrics
     return Evaluation(scores=scores, metrics=metrics, files={"codebook.json": {"counts": counts.tolist()}})
@@ -114,11 +115,15 @@ def code_counts(inputs: Inputs) -> np.ndarray:
     return counts
 
 
-def codebook_metrics(counts: np.ndarray) -> dict[str, float]:
-    """Share of the codes that occur, and the perplexity of their distribution: (num_codes,) -> figures."""
+def codebook_metrics(counts: np.ndarray, tokens_per_s: float) -> dict[str, float]:
+    """Share of the codes that occur, the perplexity of their distribution, the rate in bits: (num_codes,) -> figures.
+
+    The rate is that of codes written in equally many bits each, log2(num_codes).
+    """
     shares = counts[counts > 0] / max(1, counts.sum())
     return {
         "codebook_use": float((counts > 0).mean()),
+        "codebook_bits_per_s": float(tokens_per_s * np.log2(len(counts))),
         "codebook_perplexity": float(np.exp(-(shares * np.log(shares)).sum())),
         "codebook_tokens": float(counts.sum()),
     }
