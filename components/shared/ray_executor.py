@@ -7,6 +7,7 @@ sees the error as it was. Ray started here listens on 127.0.0.1 alone, shows no 
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -177,6 +178,7 @@ def connected(num_workers: int) -> Iterator[tuple[Any, str]]:
                 handler.setLevel(logging.CRITICAL)
         yield ray, address or "Ray on this machine"
     finally:
+        gc.collect()  # Ray Data's executors stand in cycles; collected later, their finalizers run amid other code
         if not before:
             ray.shutdown()
 
