@@ -158,7 +158,7 @@ def ray_here() -> Iterator[None]:
 @pytest.mark.slow
 def test_ray_listens_on_this_machine_alone_and_says_nothing(tmp_path: Path) -> None:
     code = f"""
-import psutil
+import psutil, threading
 from pathlib import Path
 from components.shared import executor
 from test_executor import RAY, describe
@@ -173,6 +173,7 @@ made = executor.map_shards(describe, [[1], "two", 3], ["x", "y", "z"], work=Path
 print([path.read_text() for path in made])
 assert listening and all(ip.removeprefix("::ffff:") in ("127.0.0.1", "::1") for ip in listening), listening
 assert not psutil.Process().children(recursive=True)
+assert not [thread.name for thread in threading.enumerate() if "usage" in thread.name]
 """
     root = Path(__file__).resolve().parents[1]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}

@@ -7,7 +7,6 @@ sees the error as it was. Ray started here listens on 127.0.0.1 alone, shows no 
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import shutil
@@ -35,8 +34,11 @@ STARTED_HERE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 starves the workers wherever something else runs
 }
-QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
-"""Ray's C++ writes errors to the terminal that are none."""
+QUIET = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's C++ writes errors to the terminal that are none
+    "RAY_DATA_USAGE_DISABLED": "1",  # else a thread of this process asks a Prometheus on port 9090 every ten seconds
+}
+"""Of this process alone; Ray Data reads the second when a run begins, not when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,7 @@ def _notes(folder: Path) -> Iterator[Path]:
 def connected(num_workers: int) -> Iterator[tuple[Any, str]]:
     """Ray, connected, and where it runs; disconnected afterwards unless it was connected before."""
     address = os.environ.get("RAY_ADDRESS", "")
-    path = os.pathsep.join(_source_folders())
-    with _environment(QUIET | ({} if address else STARTED_HERE | {"PYTHONPATH": path})):
+    with _environment(QUIET | ({} if address else STARTED_HERE)):
         try:
             import ray
             import ray.data
@@ -157,30 +158,35 @@ def connected(num_workers: int) -> Iterator[tuple[Any, str]]:
             ) from error
         before = ray.is_initialized()
         if not before:
-            here = {
-                "num_cpus": max(num_workers, os.cpu_count() or 1),
-                "object_store_memory": OBJECT_STORE_BYTES,
-                "include_dashboard": False,
-            }
-            there = {"runtime_env": {"env_vars": {"PYTHONPATH": path}}}
-            with _silent():
-                ray.init(
-                    address=address or "local",
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                    **(there if address else here),
-                )
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
-        for handler in logging.getLogger("ray.data").handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL)
-        yield ray, address or "Ray on this machine"
-    finally:
-        gc.collect()  # Ray Data's executors stand in cycles; collected later, their finalizers run amid other code
-        if not before:
-            ray.shutdown()
+            _connect(ray, address, num_workers)
+        try:
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = context.print_on_execution_start = False
+            for handler in logging.getLogger("ray.data").handlers:
+                if isinstance(handler, logging.StreamHandler):
+                    handler.setLevel(logging.CRITICAL)
+            yield ray, address or "Ray on this machine"
+        finally:
+            if not before:
+                ray.shutdown()
+
+
+def _connect(ray: Any, address: str, num_workers: int) -> None:
+    """Join the cluster at an address, or start one here when it is empty; workers import what this process imports."""
+    path = {"PYTHONPATH": os.pathsep.join(_source_folders())}
+    here = {
+        "num_cpus": max(num_workers, os.cpu_count() or 1),
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+    }
+    there = {"runtime_env": {"env_vars": path}}
+    with _silent(), _environment(path):
+        ray.init(
+            address=address or "local",
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **(there if address else here),
+        )
 
 
 def num_actors(resources: dict[str, float], num_workers: int, on_gpu: bool, place: str) -> int:
@@ -219,7 +225,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
