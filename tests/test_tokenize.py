@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from components.shared.contracts import SpeechTokens, Utterance
+from components.shared.contracts import Quarantined, SpeechTokens, Utterance
 from components.shared.executor import ExecutorConfig, ExecutorKind
 from components.shared.manifest import read_manifest, read_table, seal, write_table
 from components.shared.places import Inputs, Outputs
@@ -19,7 +20,7 @@ from components.speech_tokenizer import checkpoint
 from components.speech_tokenizer.model import load
 from components.speech_tokenizer.whisper_config import OPTIONAL, WhisperVQConfig
 from components.speech_tokenizer.whisper_vq import WhisperVQ
-from components.tokenize import stage
+from components.tokenize import stage, waves
 from components.tokenize.config import Dtype, TokenizeConfig
 
 SETTINGS = TokenizeConfig(
@@ -27,6 +28,7 @@ SETTINGS = TokenizeConfig(
     utterances_per_shard=3,
     dtype=Dtype.float32,
     threads_per_worker=1,
+    readers_per_worker=2,
     executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=1),
 )
 
@@ -140,6 +142,63 @@ def test_two_workers_write_the_same_bytes_as_one(data: Path) -> None:
     assert read_manifest(run(data, config, work="other")[0]).content_hash == one
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ray_actors_write_the_same_bytes_as_local_workers(data: Path, threads: int) -> None:
+    """Ray sets OMP_NUM_THREADS=1 in its actors; the shard's own number of threads holds."""
+    (data / "collect" / "utterances" / "audio" / "u3.flac").write_text("this is no sound")
+    config = replace(SETTINGS, threads_per_worker=threads)
+    written = set()
+    for kind, num_workers in (("local", 1), ("local", 2), ("ray", 2)):
+        executor = ExecutorConfig(kind=ExecutorKind[kind], num_workers=num_workers)
+        folder, metrics, _ = run(data, replace(config, executor=executor), work=f"{kind}{num_workers}")
+        assert metrics["utterances"] == 6 and metrics["hours_of_this_run"] > 0
+        written.add((read_manifest(folder).content_hash, read_manifest(folder.parent / "quarantine").content_hash))
+    assert len(written) == 1
+
+
+def test_the_files_of_the_table_do_not_decide_what_a_shard_holds(data: Path) -> None:
+    one = read_manifest(run(data)[0]).content_hash
+    table = data / "collect" / "utterances"
+    write_table(table, list(read_table(table, Utterance)), Utterance, rows_per_shard=2)
+    folder, metrics, _ = run(data)
+    assert read_manifest(folder).content_hash == one and metrics["hours_of_this_run"] == 0
+
+
+def test_readers_and_workers_are_no_part_of_a_shard(data: Path) -> None:
+    run(data)
+    executor = ExecutorConfig(kind=ExecutorKind.local, num_workers=2)
+    _, metrics, _ = run(data, replace(SETTINGS, readers_per_worker=5, executor=executor))
+    assert metrics["hours_of_this_run"] == 0
+    with pytest.raises(ValueError, match=r"^tokenize\.readers_per_worker: got 0, wanted at least 1$"):
+        run(data, replace(SETTINGS, readers_per_worker=0))
+
+
+def test_groups_are_bounded_by_seconds_and_two_are_in_memory(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group that is encoded and the one that is read; a recording beyond the bound is not read ahead."""
+    table = data / "collect" / "utterances"
+    rows = list(read_table(table, Utterance)) * 3
+    monkeypatch.setattr(waves, "READ_AT_ONCE_S", 2.5)
+    made: list[weakref.ref[torch.Tensor]] = []
+    read = waves.read
+
+    def watched(row: Utterance, folder: Path) -> torch.Tensor | Quarantined:
+        wave = read(row, folder)
+        made.append(weakref.ref(wave))
+        return wave
+
+    monkeypatch.setattr(waves, "read", watched)
+    seen: list[str] = []
+    for group in waves.read_groups(rows, table, readers=2):
+        held = sum(len(wave) for ref in made if (wave := ref()) is not None) / 16_000
+        seconds = sum(row.duration_s for row, _ in group)
+        assert seconds <= 2.5 or len(group) == 1
+        assert held <= (seconds if rows[(len(seen) + len(group)) % len(rows)].id == "u5" else seconds + 2.5) + 1e-6
+        assert all(len(wave) == round(row.duration_s * 16_000) for row, wave in group)
+        seen += [row.id for row, _ in group]
+    assert seen == [row.id for row in rows]
+
+
 def test_a_second_run_makes_no_shard_and_a_grown_corpus_only_the_new_ones(data: Path) -> None:
     first = read_manifest(run(data)[0]).content_hash
     folder, metrics, _ = run(data)
@@ -187,6 +246,20 @@ def test_sound_of_any_rate_and_channels_is_read_and_broken_sound_is_left_out_wit
     assert len(rows["long"].tokens) == int(np.ceil(41 * 12.5))
     assert metrics["dropped_unreadable_audio"] == 5
     assert any("text left out: unreadable_audio" in line for line in tracker.lines)
+    assert any("dropped 5 for unreadable_audio" in line for line in tracker.lines)
+    left_out = {row.id: row for row in read_table(folder.parent / "quarantine", Quarantined)}
+    assert list(left_out) == ["empty", "truncated", "text", "gone", "nan"]
+    assert {row.reason for row in left_out.values()} == {"unreadable_audio"}
+    assert left_out["nan"].audio == "audio/nan.wav"
+    assert left_out["nan"].message == "audio/nan.wav: holds NaN or infinite samples"
+    assert not any(str(data) in row.message for row in left_out.values())
+
+
+def test_without_anything_left_out_the_quarantine_is_an_empty_table(data: Path) -> None:
+    folder, metrics, _ = run(data)
+    assert list(read_table(folder.parent / "quarantine", Quarantined)) == []
+    assert read_manifest(folder.parent / "quarantine").num_rows == 0
+    assert not any(name.startswith("dropped") for name in metrics)
 
 
 def test_a_table_without_one_readable_sound_is_one_clear_error(data: Path) -> None:

@@ -128,6 +128,19 @@ class SpeechTokens:
 
 
 @dataclass(kw_only=True)
+class Quarantined:
+    """One utterance that has no speech tokens."""
+
+    id: str
+    audio: str
+    """Path of its recording, relative to the folder of the utterances table."""
+    reason: str
+    """unreadable_audio: missing, not a sound, empty, not finite, or outside the table's folder."""
+    message: str
+    """What the reader said."""
+
+
+@dataclass(kw_only=True)
 class Segment:
     """A piece of an interleaved document: text, or text that is said in speech tokens."""
 

@@ -2,7 +2,7 @@
 
 Every item has a key (a hash of its input, the stage's config and its code). Its output is written under a temporary
 name in <work>/shards/ and renamed to <key>, so that after kill -9 only whole shards are there. The order of the results
-is the order of the items, whatever the number of workers.
+is the order of the items, whatever the number of workers and wherever they run.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ class ExecutorKind(Enum):
 
     local = "local"
     """Processes of this machine."""
+    ray = "ray"
+    """Ray Data actors, one a device: of the cluster that RAY_ADDRESS names, else of a Ray started here on 127.0.0.1."""
 
 
 @dataclass(kw_only=True)
@@ -33,9 +35,9 @@ class ExecutorConfig:
     """How a stage's shards are spread over workers; the output does not depend on it."""
 
     kind: ExecutorKind
-    """local: processes of this machine."""
+    """local: processes of this machine; ray: actors of a Ray cluster (extra `ray`)."""
     num_workers: int
-    """Processes; 1 runs inside the stage's own process."""
+    """Processes; 1 runs inside the stage's own process. ray: actors, 0 for one a device of the cluster."""
 
 
 def map_shards(
@@ -46,13 +48,17 @@ def map_shards(
     work: Path,
     config: ExecutorConfig,
     progress: Progress,
+    on_gpu: bool = False,
 ) -> list[Path]:
     """Make one file per item with make(item, temporary path) and return the finished paths in the order of items.
 
     make: a picklable function of module level that writes exactly the path it is given.
     keys: one key an item; items whose file work/shards/<key> is there are not made again.
     progress: (iterator of finished counts, total) -> the same iterator, shown to the user.
-    Raises what make raises, after the shards under way have ended; finished shards stay.
+    on_gpu: make computes on a CUDA device; each Ray actor gets one of its own. Ray on several machines needs work and
+    what make reads at the same paths on all of them.
+    Raises what make raises, after the shards under way have ended; finished shards stay. Raises BrokenProcessPool when
+    workers keep dying, ValueError for an executor that cannot be had.
     """
     if len(set(keys)) != len(items):
         raise ValueError(f"shards: {len(items)} items but {len(set(keys))} distinct keys")
@@ -60,7 +66,15 @@ def map_shards(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / key for key in keys]
     missing = [(item, path) for item, path in zip(items, paths, strict=True) if not path.exists()]
-    for _ in progress(_run(make, missing, config.num_workers), len(missing)):
+    if config.kind is ExecutorKind.ray and missing:
+        from components.shared.ray_executor import run
+
+        counts: Iterable[int] = run(
+            _make_one, make, missing, num_workers=config.num_workers, on_gpu=on_gpu, folder=folder
+        )
+    else:
+        counts = _run(make, missing, config.num_workers)
+    for _ in progress(counts, len(missing)):
         pass
     return paths
 

@@ -29,4 +29,6 @@ class TokenizeConfig:
     """Number format of the encoder."""
     threads_per_worker: int
     """CPU threads of each worker; part of the arithmetic, since sums are split over them."""
+    readers_per_worker: int
+    """Threads of each worker that read and resample the next recordings while it encodes; no part of the result."""
     executor: ExecutorConfig

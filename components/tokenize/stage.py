@@ -5,23 +5,20 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from components.config import as_dict
-from components.shared.contracts import SpeechTokens, Utterance
+from components.shared.contracts import Quarantined, SpeechTokens
 from components.shared.executor import map_shards
-from components.shared.fingerprint import fingerprint
-from components.shared.manifest import EXACT, RECORDED, hash_of, read_manifest, read_table, seal
+from components.shared.manifest import EXACT, RECORDED, read_manifest, seal, write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import Tracker
 from components.tokenize.config import Dtype, TokenizeConfig
-from components.tokenize.shards import Shard, make_shard, read_shard, reasons
+from components.tokenize.shards import make_shard, num_rows, plan, read_left_out, read_shard
 
 SHOWN = 5
-"""Utterances left out whose reason is shown in full."""
+"""Utterances left out whose reason is shown in full; the quarantine names all."""
 SAMPLE = 10_000
 """Rows in the sample that the gate looks at."""
 
@@ -30,32 +27,29 @@ def run(config: TokenizeConfig, inputs: Inputs, outputs: Outputs, tracker: Track
     """Write the speech tokens of every utterance, in the order of the utterances.
 
     Reads   data/collect/utterances (contracts.Utterance), data/speech_tokenizer/model
-    Writes  data/tokenize/tokens    (contracts.SpeechTokens)
+    Writes  tokens (contracts.SpeechTokens), quarantine (contracts.Quarantined: what was left out, and why)
     Metrics tokens, hours, share of codes used, tokens a second and real-time factor of this run, what was dropped
     Source  Zeng et al. 2024, section 2.1
 
-    Raises ValueError when not a single utterance can be read.
+    Raises ValueError when not a single utterance can be read, or a setting is no number of things.
     """
     started = time.time()
+    for name in ("utterances_per_shard", "threads_per_worker", "readers_per_worker"):
+        if (value := getattr(config, name)) < 1:
+            raise ValueError(f"tokenize.{name}: got {value}, wanted at least 1")
     folder, model = inputs.folder("collect", "utterances"), inputs.folder("speech_tokenizer", "model")
     settings = read_manifest(model).extra
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = list(read_table(folder, Utterance))
-    size = config.utterances_per_shard
-    shards = [
-        Shard(rows[at : at + size], folder, model, device, config.dtype, config.threads_per_worker)
-        for at in range(0, len(rows), size)
-    ]
-    keys = _keys(shards, config)
-    new = [shard for shard, key in zip(shards, keys, strict=True) if not (outputs.work / "shards" / key).exists()]
-    new_s = sum(row.duration_s for shard in new for row in shard.rows)
+    planned = list(plan(folder, model, device, config))
+    new_s = sum(entry.duration_s for entry in planned if not (outputs.work / "shards" / entry.key).exists())
     paths = map_shards(
         make_shard,
-        shards,
-        keys,
+        [entry.shard for entry in planned],
+        [entry.key for entry in planned],
         work=outputs.work,
         config=config.executor,
         progress=lambda done, total: tracker.progress(done, total, "tokenize"),
+        on_gpu=device == "cuda",
     )
     took_s = time.time() - started
 
@@ -64,36 +58,26 @@ def run(config: TokenizeConfig, inputs: Inputs, outputs: Outputs, tracker: Track
         shutil.copyfile(path, target / f"part-{number:05d}.parquet")
     exact = device == "cpu" and config.dtype is Dtype.float32
     seal(target, contract=SpeechTokens.__name__, extra=settings, grade=EXACT if exact else RECORDED)
+    write_table(outputs.folder("quarantine"), read_left_out(paths), Quarantined)
     metrics = _measure(paths, settings["num_codes"], outputs, tracker)
     if metrics["utterances"] == 0:
-        raise ValueError(f"tokenize: not one of {len(rows)} utterances could be read, in {folder}")
+        left_out = sum(value for name, value in metrics.items() if name.startswith("dropped_"))
+        raise ValueError(f"tokenize: not one of {left_out:.0f} utterances could be read, in {folder}")
     return {**metrics, "hours_of_this_run": new_s / 3600, "real_time_factor": new_s / took_s}
 
 
-def _keys(shards: list[Shard], config: TokenizeConfig) -> list[str]:
-    """A key a shard: its rows, the content of their audio, the model, the settings that matter, the code."""
-    settings = {name: value for name, value in as_dict(config).items() if name != "executor"}
-    if not shards:
-        return []
-    audio = {entry.path: entry.sha256 for entry in read_manifest(shards[0].folder).files}
-    common = [settings, read_manifest(shards[0].model).content_hash, shards[0].device, fingerprint("tokenize")]
-    return [
-        hash_of([[asdict(row) for row in shard.rows], [audio.get(row.audio, "") for row in shard.rows], common])
-        for shard in shards
-    ]
-
-
 def _measure(paths: list[Path], num_codes: int, outputs: Outputs, tracker: Tracker) -> dict[str, float]:
-    """Figures of the whole table; one record a shard and a sample of rows for the gate."""
+    """Figures of the whole table; one record a shard and a sample of rows for the gate. Holds one shard at a time."""
     counts = torch.zeros(num_codes, dtype=torch.int64)
     dropped: Counter[str] = Counter()
     per_shard, sample = [], []
-    seconds = 0.0
+    seconds, seen = 0.0, 0
+    step = max(1, num_rows(paths) // SAMPLE)
     for path in paths:
         rows, left_out = read_shard(path)
-        dropped += reasons(left_out)
-        for identity, reason, message in left_out[:SHOWN]:
-            tracker.say(f"tokenize: {identity} left out: {reason}: {message}")
+        for entry in left_out[: max(0, SHOWN - dropped.total())]:
+            tracker.say(f"tokenize: {entry.id} left out: {entry.reason}: {entry.message}")
+        dropped += Counter(entry.reason for entry in left_out)
         tokens = torch.tensor([code for row in rows for code in row.tokens], dtype=torch.int64)
         used = torch.bincount(tokens, minlength=num_codes)
         counts += used
@@ -108,8 +92,11 @@ def _measure(paths: list[Path], num_codes: int, outputs: Outputs, tracker: Track
                 "largest_code": float(tokens.max()) if len(tokens) else 0.0,
             }
         )
-        sample += [_row_figures(row) for row in rows]
-    outputs.write_stats(shards=per_shard, rows=sample[:: max(1, len(sample) // SAMPLE)][:SAMPLE])
+        sample += [_row_figures(row) for row in rows[-seen % step :: step]]
+        seen += len(rows)
+    outputs.write_stats(shards=per_shard, rows=sample[:SAMPLE])
+    for reason, count in sorted(dropped.items()):
+        tracker.say(f"tokenize: dropped {count} for {reason}; all of them stand in {outputs.root / 'quarantine'}")
     return {
         "utterances": sum(record["utterances"] for record in per_shard),
         "tokens": float(counts.sum()),
