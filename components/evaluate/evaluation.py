@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from components.shared.contracts import ItemScore
-from components.shared.recognizer import count_errors
+from components.shared.recognizer import count_errors, error_measure
 
 
 @dataclass(kw_only=True)
@@ -19,11 +19,6 @@ class Evaluation:
     """Beside the figures that are made of the scores."""
     files: dict[str, Any] = field(default_factory=dict)
     """Name -> JSON that is kept beside the scores."""
-
-
-def error_measure(language: str) -> str:
-    """cer (characters) for Mandarin, wer (words) otherwise."""
-    return "cer" if language == "zh" else "wer"
 
 
 class Said(Protocol):

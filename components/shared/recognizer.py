@@ -290,6 +290,11 @@ def count_errors(reference: str, hypothesis: str, language: str) -> ErrorRate:
     )
 
 
+def error_measure(language: str) -> str:
+    """cer (characters) for Mandarin, wer (words) otherwise."""
+    return "cer" if language == "zh" else "wer"
+
+
 def word_error_rate(references: Iterable[str], hypotheses: Iterable[str], language: str) -> ErrorRate:
     """Errors of all pairs together, over all their words (characters for zh).
 

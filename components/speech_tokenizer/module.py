@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.shared.contracts import ORIGINS
-from components.shared.recognizer import word_error_rate
+from components.shared.recognizer import error_measure, word_error_rate
 from components.shared.training import ClippedModule, linear_schedule
 from components.speech_tokenizer.batch import Batch
 from components.speech_tokenizer.codebook_start import start_codebook
@@ -217,14 +217,14 @@ class TokenizerTraining(ClippedModule):
             said.append(self.transcripts.text(ids_found))
 
     def on_validation_epoch_end(self) -> None:
-        """Word error rates per language and origin, and how the codes were used."""
+        """Word (Mandarin: character) error rates per language and origin, and how the codes were used."""
         # Every rank goes through all groups, whether its clips hold them or not, since the sums are over the ranks.
         for language in sorted(self.config.languages):
             for origin in ORIGINS[:2]:
                 found = word_error_rate(*self.said[language, origin], language)
                 errors, length = all_sum(torch.tensor([found.errors, found.length], device=self.device)).tolist()
                 if length:
-                    self.log(f"validation_wer_{language}_{origin}", errors / length)
+                    self.log(f"validation_{error_measure(language)}_{language}_{origin}", errors / length)
         used, perplexity = code_use(all_sum(self.validation_codes.to(self.device)))
         self.log_dict({"validation_codes_used": used, "validation_perplexity": perplexity})
         self.said.clear()

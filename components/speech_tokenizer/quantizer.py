@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 
 SMOOTHING = 1e-5
 """Laplace smoothing of the counts (published)."""
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 2048
 """Vectors whose distances to all codes are held in memory together."""
 
 

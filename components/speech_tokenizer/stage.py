@@ -12,7 +12,7 @@ from components.shared.audio import WHISPER_RATE_HZ, read_wave
 from components.shared.contracts import Utterance
 from components.shared.manifest import read_table, seal
 from components.shared.places import Inputs, Outputs
-from components.shared.recognizer import word_error_rate
+from components.shared.recognizer import error_measure, word_error_rate
 from components.shared.resume import CHECKPOINTS
 from components.shared.tracking import Tracker
 from components.shared.training import fit, seeded
@@ -34,7 +34,7 @@ def run(config: SpeechTokenizerConfig, inputs: Inputs, outputs: Outputs, tracker
 
     Reads   data/collect/utterances     (contracts.Utterance)
     Writes  data/speech_tokenizer/model (published GLM-4-Voice layout)
-    Metrics validation word error rates per language and origin, share of codes used, restarts, what was dropped
+    Metrics validation word (Mandarin: character) error rates per language and origin, share of codes used, restarts, what was dropped
     Source  Zeng et al. 2024, section 2.1
 
     Raises ValueError when no utterance can be used or the configuration cannot work.
@@ -145,7 +145,7 @@ def _look(tokenizer: SpeechTokenizer, clips: list[Clip], tracker: Tracker) -> _L
     used, perplexity = code_use(counts.float())
     by_origin: dict[str, list[int]] = defaultdict(list)
     for place, clip in enumerate(clips):
-        by_origin[f"wer_{clip.language}_{clip.origin}"].append(place)
+        by_origin[f"{error_measure(clip.language)}_{clip.language}_{clip.origin}"].append(place)
     wers = {
         name: word_error_rate(
             [clips[i].text for i in places], [texts[i] for i in places], clips[places[0]].language

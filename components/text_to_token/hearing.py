@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from components.shared.engine import STOP, Engine
-from components.shared.recognizer import normalize_text, word_error_rate
+from components.shared.recognizer import error_measure, normalize_text, word_error_rate
 from components.shared.tracking import Tracker
 from components.text_to_token.config import TextToTokenConfig
 from components.text_to_token.model import TextToToken
@@ -63,7 +63,7 @@ def hear(
     for language in sorted({pair.language for pair in pairs}):
         chosen = [i for i, pair in enumerate(pairs) if pair.language == language]
         wanted = [pairs[i].text for i in chosen]
-        kind = "cer" if language == "zh" else "wer"
+        kind = error_measure(language)
         figures[f"{kind}_{language}"] = word_error_rate(wanted, [said[i] for i in chosen], language).rate
         figures[f"{kind}_{language}_real_tokens"] = word_error_rate(wanted, [real[i] for i in chosen], language).rate
     lines = [
