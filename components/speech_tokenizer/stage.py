@@ -34,7 +34,7 @@ def run(config: SpeechTokenizerConfig, inputs: Inputs, outputs: Outputs, tracker
 
     Reads   data/collect/utterances     (contracts.Utterance)
     Writes  data/speech_tokenizer/model (published GLM-4-Voice layout)
-    Metrics validation word (Mandarin: character) error rates per language and origin, share of codes used, restarts, what was dropped
+    Metrics validation WER (Mandarin: CER) per language and origin, share of codes used, restarts, what was dropped
     Source  Zeng et al. 2024, section 2.1
 
     Raises ValueError when no utterance can be used or the configuration cannot work.
