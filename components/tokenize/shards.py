@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +28,13 @@ LEFT_OUT = b"left_out"
 """Key of a shard's metadata that lists, as JSON, the rows of contracts.Quarantined that have no tokens."""
 SPREADING = ("executor", "readers_per_worker")
 """Settings that do not change what is written."""
+
+MAPPED_BYTES = 4 * 2**20
+"""Tensors from this size on go back to the system when they are freed."""
+KERNELS_KEPT = "64"
+"""oneDNN's prepared kernels, one a shape, that a worker keeps; the environment's own value holds if it is set."""
+_M_MMAP_THRESHOLD = -3
+"""Parameter of glibc's mallopt."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,20 @@ def _left_out(metadata: dict[bytes, bytes] | None) -> list[Quarantined]:
 
 @lru_cache(maxsize=1)
 def _tokenizer(model: Path, device: str, dtype: Dtype) -> SpeechTokenizer:
+    _give_memory_back()
     return load(model, device, dtype=getattr(torch, dtype.value), encoder_only=True)
+
+
+def _give_memory_back() -> None:
+    """Keep a worker on a CPU from growing with the shards that it makes, for this process and before its first batch.
+
+    glibc learns to keep large tensors in its heap, which batches of ever other shapes tear to pieces, and oneDNN keeps
+    1024 kernels of shapes that hardly come back: with whisper-base a worker went from 0.8 to 1.2 GB in 0.8 h of speech
+    and on. A mapping for each large tensor costs up to a tenth of the time. Does nothing where there is no glibc.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)
+    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def _rows(shard: Shard) -> list[Utterance]:
