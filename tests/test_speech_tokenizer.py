@@ -98,6 +98,14 @@ def test_log_mel_equals_the_whisper_feature_extractor(num_mels: int) -> None:
     assert torch.equal(mask, wanted.attention_mask[:, :frames].bool())
 
 
+def test_the_features_of_a_long_clip_are_those_of_its_parts() -> None:
+    wave = noise(150.0, 3)
+    whole, _ = log_mel([wave], 80, floor=-6.0)
+    part, _ = log_mel([wave[2_000_000:]], 80, floor=-6.0)
+    assert whole.shape[2] == 15_000
+    torch.testing.assert_close(whole[:, :, 12_510:], part[:, :, 10:], atol=1e-5, rtol=0)
+
+
 # --- the quantiser against plain references
 
 

@@ -19,6 +19,8 @@ WINDOW = 400
 """Samples of an analysis window: 25 ms."""
 HOP = 160
 """Samples between two frames: 10 ms."""
+FRAMES_AT_ONCE = 12_000
+"""Frames of a clip whose spectra are in memory together, two minutes; they take twenty times as much as features."""
 RANGE = 8.0
 """How far below its maximum Whisper cuts a clip off, in decades of power."""
 QUIETEST = 1e-10
@@ -62,9 +64,14 @@ def log_power(padded: Tensor, num_mels: int) -> Tensor:
     padded: (B, samples) float32, 16 kHz -> (B, num_mels, (samples - 400) // 160 + 1) float32, at least -10.
     """
     filters, window = _whisper_filters(num_mels, padded.device)
-    spectrum = torch.stft(padded, WINDOW, HOP, window=window, center=False, return_complex=True)
-    power = spectrum.real.square() + spectrum.imag.square()
-    return torch.matmul(filters, power).clamp(min=QUIETEST).log10()
+    num_windows, parts = (padded.shape[1] - WINDOW) // HOP + 1, []
+    for first in range(0, num_windows, FRAMES_AT_ONCE):
+        last = min(first + FRAMES_AT_ONCE, num_windows) - 1
+        samples = padded[:, first * HOP : last * HOP + WINDOW]
+        spectrum = torch.stft(samples, WINDOW, HOP, window=window, center=False, return_complex=True)
+        power = spectrum.real.square() + spectrum.imag.square()
+        parts.append(torch.matmul(filters, power).clamp(min=QUIETEST).log10())
+    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
 def scale(log_mel: Tensor, floor: Tensor | float) -> Tensor:

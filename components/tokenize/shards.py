@@ -108,7 +108,7 @@ def make_shard(shard: Shard, path: Path) -> None:
 
     Audio that cannot be read, is empty or not finite is left out; its reason stands in the file's metadata. Memory is
     that of two groups of recordings (waves.py) and of the shard's tokens. A recording is read and encoded whole:
-    an hour of it takes 0.5 GB to read (at 24 kHz 1.1 GB) and 2.1 GB more for its log-mel features.
+    an hour of it takes 0.5 GB to read (at 24 kHz 1.1 GB) and as much again for its log-mel features.
     """
     tokenizer = _tokenizer(shard.model, shard.device, shard.dtype)
     made: list[SpeechTokens] = []
