@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,15 +15,13 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from components.shared.heap import keep_memory
 from components.shared.manifest import atomic
 from components.shared.resume import CHECKPOINTS
 from components.shared.tracking import Tracker
 from components.shared.training_config import TrainerConfig
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt: free bytes at the heap's end that go back, and tensors with a mapping of their own."""
-
-__all__ = ["ClippedModule", "TrainerConfig", "fit", "keep_memory", "linear_schedule", "quiet", "seeded"]
+__all__ = ["ClippedModule", "TrainerConfig", "fit", "linear_schedule", "quiet", "seeded"]
 
 
 def linear_schedule(peak_lr: float, final_lr: float, warmup_steps: int, num_steps: int) -> Callable[[int], float]:
@@ -165,17 +161,6 @@ def quiet() -> None:
     logging.getLogger("lightning").setLevel(logging.ERROR)
     for text in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*val_dataloader.*", ".*litlogger.*"):
         warnings.filterwarnings("ignore", text)
-
-
-def keep_memory() -> None:
-    """Have glibc keep the memory that tensors on the CPU give back, for this process.
-
-    By default it maps every large tensor afresh, and the kernel clears its pages each time: a fifth of a step of the
-    tiny scale (docs/results.md). Does nothing where there is no glibc.
-    """
-    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextlib.contextmanager

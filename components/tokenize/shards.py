@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from torch import Tensor
 from components.config import as_dict
 from components.shared.contracts import Quarantined, SpeechTokens, Utterance, from_table, to_table
 from components.shared.fingerprint import fingerprint
+from components.shared.heap import return_memory
 from components.shared.manifest import hash_of, read_manifest, shard_paths
 from components.speech_tokenizer.model import SpeechTokenizer, load
 from components.tokenize.config import Dtype, TokenizeConfig
@@ -29,12 +28,8 @@ LEFT_OUT = b"left_out"
 SPREADING = ("executor", "readers_per_worker")
 """Settings that do not change what is written."""
 
-MAPPED_BYTES = 4 * 2**20
-"""Tensors from this size on go back to the system when they are freed."""
 KERNELS_KEPT = "64"
-"""oneDNN's prepared kernels, one a shape, that a worker keeps; the environment's own value holds if it is set."""
-_M_MMAP_THRESHOLD = -3
-"""Parameter of glibc's mallopt."""
+"""Kernels that oneDNN keeps ready, one a shape, instead of 1024: few come back. The environment's own value holds."""
 
 
 @dataclass(frozen=True)
@@ -146,20 +141,10 @@ def _left_out(metadata: dict[bytes, bytes] | None) -> list[Quarantined]:
 
 @lru_cache(maxsize=1)
 def _tokenizer(model: Path, device: str, dtype: Dtype) -> SpeechTokenizer:
-    _give_memory_back()
-    return load(model, device, dtype=getattr(torch, dtype.value), encoder_only=True)
-
-
-def _give_memory_back() -> None:
-    """Keep a worker on a CPU from growing with the shards that it makes, for this process and before its first batch.
-
-    glibc learns to keep large tensors in its heap, which batches of ever other shapes tear to pieces, and oneDNN keeps
-    1024 kernels of shapes that hardly come back: with whisper-base a worker went from 0.8 to 1.2 GB in 0.8 h of speech
-    and on. A mapping for each large tensor costs up to a tenth of the time. Does nothing where there is no glibc.
-    """
+    # Read when oneDNN is first called.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS_KEPT)
-    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+    return_memory()
+    return load(model, device, dtype=getattr(torch, dtype.value), encoder_only=True)
 
 
 def _rows(shard: Shard) -> list[Utterance]:
