@@ -221,6 +221,9 @@ def test_waves_features_and_tokens_that_make_no_sense_are_one_clear_error() -> N
     ):
         with pytest.raises(ValueError, match=words):
             tokenizer.encode([noise(0.5, 1), wave])
+    for work in (lambda: tokenizer.encode([noise(0.5, 1)], 24_000), lambda: tokenizer.stream(8_000)):
+        with pytest.raises(ValueError, match=r"sample_rate_hz: got .*, wanted 16000"):
+            work()
     with pytest.raises(ValueError, match="attention_mask"):
         tokenizer.encode_features(torch.zeros(1, 16, 40), torch.ones(1, 39))
     with pytest.raises(ValueError, match="input_features"):

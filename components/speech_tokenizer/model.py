@@ -86,13 +86,14 @@ class SpeechTokenizer:
         hidden, valid = self.network.encoder.before(features, attention_mask.to(self.device))
         return self._nearest(hidden.flatten(0, 1)).view(hidden.shape[:2]), valid
 
-    def encode(self, waves: list[Tensor]) -> list[Tensor]:
+    def encode(self, waves: list[Tensor], sample_rate_hz: int = WHISPER_RATE_HZ) -> list[Tensor]:
         """Speech tokens of clips of any length: waves (samples,) float32, -1..1, 16 kHz -> (tokens,) int64 on the CPU.
 
         Clips are sorted by length and batched by their total duration, so that little padding is computed. A clip
         beyond the position table is encoded in windows (windows.py). Raises ValueError for a wave that is empty, holds
-        NaN or is not one-dimensional floating point.
+        NaN or is not one-dimensional floating point, and for another rate than 16 kHz.
         """
+        check_rate(sample_rate_hz)
         for number, wave in enumerate(waves):
             check_wave(wave, f"wave {number}")
         found: list[list[tuple[int, Tensor]]] = [[] for _ in waves]
@@ -128,14 +129,15 @@ class SpeechTokenizer:
             said[clip].append(texts[place])
         return [" ".join(parts) for parts in said]
 
-    def stream(self) -> EncodeStream:
+    def stream(self, sample_rate_hz: int = WHISPER_RATE_HZ) -> EncodeStream:
         """A stream that gives a block's tokens as soon as its samples are there.
 
         Raises ValueError when the configuration looks ahead further than its block (not block-causal, or convolutions
-        that are not causal).
+        that are not causal), and for another rate than 16 kHz.
         """
         from components.speech_tokenizer.stream import EncodeStream
 
+        check_rate(sample_rate_hz)
         return EncodeStream(self)
 
     @property
@@ -220,6 +222,14 @@ def load(
     """
     folder = Path(path)
     return SpeechTokenizer(checkpoint.read(folder, encoder_only=encoder_only), folder, torch.device(device), dtype)
+
+
+def check_rate(sample_rate_hz: int) -> None:
+    """Raise ValueError unless the rate is the tokenizer's."""
+    if sample_rate_hz != WHISPER_RATE_HZ:
+        raise ValueError(
+            f"sample_rate_hz: got {sample_rate_hz}, wanted {WHISPER_RATE_HZ}; audio.resample brings a wave to it"
+        )
 
 
 def check_wave(wave: Tensor, name: str) -> None:
