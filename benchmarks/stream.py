@@ -87,6 +87,7 @@ def measure(tokenizer: SpeechTokenizer, clips: list[tuple[Tensor, str]], is_loud
     beside = tokenizer.transcribe(offline, languages)
     seconds = streamed[-1][1]
     return {
+        "clips": len(waves),
         "seconds": sum(map(len, waves)) / WHISPER_RATE_HZ / len(waves),
         "tokens": sum(map(len, offline)),
         "agreement": same / sum(map(len, offline)),
@@ -107,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     tokenizer = load(options.model, "cuda" if torch.cuda.is_available() else "cpu")
-    columns = f"{'features':9s}{'clip s':>7s}{'loudest':>9s}{'tokens':>8s}{'equal':>8s}"
+    columns = f"{'features':9s}{'clips':>6s}{'clip s':>7s}{'loudest':>9s}{'tokens':>8s}{'equal':>8s}"
     print(f"{columns}{'WER stream':>12s}{'offline':>9s}  ms a block")
     rows = []
     for normalization, length_s, is_loud in itertools.product(NORMALIZATIONS, LENGTHS_S, (False, True)):
@@ -118,7 +119,7 @@ def main() -> None:
         rows.append({"features": normalization, "loudest": where, **found})
         blocks = ", ".join(f"{milliseconds:.0f}" for milliseconds in found["block_ms"])
         print(
-            f"{normalization:9s}{found['seconds']:7.1f}{where:>9s}{found['tokens']:8d}{found['agreement']:8.1%}"
+            f"{normalization:9s}{found['clips']:6d}{found['seconds']:7.1f}{where:>9s}{found['tokens']:8d}{found['agreement']:8.1%}"
             f"{found['wer_stream']:12.3f}{found['wer_offline']:9.3f}  {blocks}"
         )
     if options.out:

@@ -3,8 +3,9 @@
     python -m flows.sweep frame_rates [--out table.json]
 
 Each experiment changes settings of params.yaml or of the scale in use and runs the sweep's targets in a folder of its
-own; all land in the one MLflow store and stay as DVC experiments named <sweep>-<experiment>-<commit>. One that is there
-already is not run again, so that a sweep that was stopped goes on where it was.
+own; all land in the one MLflow store and stay as DVC experiments named <sweep>-<experiment>-<commit>. What is there,
+waits or runs already is not queued again, so that a sweep whose watching was stopped goes on where it was; another
+commit is another sweep. Whatever else waits in the queue runs as well.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from components.entry import EXIT_CODES, TRANSIENT
 from components.shared.manifest import write_json
 from flows.graph import PipelineFailure, own_environment
 
@@ -45,9 +47,18 @@ def read(name: str, root: Path) -> Sweep:
         known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
         raise ValueError(f"sweep: got {name!r}, wanted one of {known or 'the files of conf/sweep'}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    wanted = ["targets", "experiments", "figures"]
-    if not isinstance(content, dict) or sorted(content) != sorted(wanted):
+    wanted = {"targets": list, "experiments": dict, "figures": dict}
+    if not isinstance(content, dict) or set(content) != set(wanted):
         raise ValueError(f"{path}: got keys {list(content or [])}, wanted {', '.join(wanted)}")
+    for key, kind in wanted.items():
+        if not isinstance(content[key], kind) or not content[key]:
+            raise ValueError(f"{path}: {key}: got {content[key]!r}, wanted a {kind.__name__} that is not empty")
+    for experiment, settings in content["experiments"].items():
+        if not isinstance(settings, dict) or not settings:
+            raise ValueError(f"{path}: experiments.{experiment}: got {settings!r}, wanted settings and their values")
+    for column, place in content["figures"].items():
+        if len(str(place).split()) != 2:
+            raise ValueError(f"{path}: figures.{column}: got {place!r}, wanted a stage and a key of its metrics")
     return Sweep(name=name, **content)
 
 
@@ -83,11 +94,14 @@ def run(sweep: Sweep, root: Path) -> dict[str, str]:
     experiment fails; the others are then done.
     """
     settings = {name: assignments(changed, root) for name, changed in sweep.experiments.items()}
-    if _answer(root, "git", "status", "--porcelain", "--untracked-files=no"):
-        raise ValueError("sweep: tracked files are not committed; wanted a commit that the figures can be told by")
+    own = f"conf/sweep/{sweep.name}.yaml"
+    if _answer(root, "git", "status", "--porcelain", "--untracked-files=no") or _answer(
+        root, "git", "status", "--porcelain", "--", own
+    ):
+        raise ValueError(f"sweep: tracked files or {own} are not committed; wanted a commit that tells the figures")
     commit = _answer(root, "git", "rev-parse", "--short", "HEAD")
     names = {name: f"{sweep.name}-{name}-{commit}".replace("_", "-") for name in settings}
-    for name in sorted(set(names) - _done(names, root)):
+    for name in sorted(set(names) - _done(names, root) - _queued(names, root)):
         changes = [part for setting in settings[name] for part in ("-S", setting)]
         _answer(root, *_DVC, "exp", "run", "--queue", "--name", names[name], *changes, *sweep.targets)
     subprocess.run([*_DVC, "exp", "run", "--run-all"], cwd=root, env=own_environment(), check=False)
@@ -118,9 +132,14 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
     columns = [column for column in rows[0] if column != "revision"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
-        cells = [f"{row[column]:.3g}" if isinstance(row[column], float) else str(row[column]) for column in columns]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(_cell(row[column]) for column in columns)} |")
     return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 _DVC = (sys.executable, "-m", "dvc")
@@ -130,6 +149,13 @@ def _done(names: dict[str, str], root: Path) -> set[str]:
     """Experiments that DVC holds the results of."""
     held = set(_answer(root, *_DVC, "exp", "list", "--all-commits", "--name-only").split())
     return {name for name, revision in names.items() if revision in held}
+
+
+def _queued(names: dict[str, str], root: Path) -> set[str]:
+    """Experiments that wait in DVC's queue or run now."""
+    lines = [line.split() for line in _answer(root, *_DVC, "queue", "status").splitlines()]
+    active = {line[1] for line in lines if len(line) > 2 and line[-1] in ("Queued", "Running")}
+    return {name for name, revision in names.items() if revision in active}
 
 
 def _answer(root: Path, *command: str) -> str:
@@ -155,6 +181,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, PipelineFailure) as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("sweep: no longer watched; `dvc queue stop --kill` ends what runs", file=sys.stderr)
+        sys.exit(EXIT_CODES[TRANSIENT])
     print(to_markdown(rows))
     if options.out:
         write_json(options.out, rows)

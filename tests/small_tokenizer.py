@@ -47,7 +47,7 @@ def small_config(**changes: object) -> WhisperVQConfig:
     return WhisperVQConfig(**(values | changes))
 
 
-def small_tokenizer(**changes: object) -> SpeechTokenizer:
+def small_tokenizer(device: str = "cpu", dtype: torch.dtype = torch.float32, **changes: object) -> SpeechTokenizer:
     """Random weights, large enough that tokens differ along a clip."""
     network = WhisperVQ(small_config(**changes))
     checkpoint.randomise(network, seed=3)
@@ -55,7 +55,7 @@ def small_tokenizer(**changes: object) -> SpeechTokenizer:
     for name, value in network.state_dict().items():
         if "weight" in name and value.dim() > 1 and "embed" not in name:
             value.copy_(torch.empty_like(value).normal_(0.0, 0.2, generator=generator))
-    return SpeechTokenizer(network, None, torch.device("cpu"), torch.float32)
+    return SpeechTokenizer(network, None, torch.device(device), dtype)
 
 
 def noise(duration_s: float, seed: int, loud_at_the_end: bool = False) -> Tensor:

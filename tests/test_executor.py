@@ -71,6 +71,13 @@ def test_a_failure_keeps_whole_shards_and_no_half_one(tmp_path: Path, num_worker
     assert {"key1", "key2"} <= names <= {"key1", "key2", "key4"}
 
 
+@pytest.mark.parametrize(("kind", "num_workers"), [("local", 0), ("local", -1), ("ray", -1)])
+def test_a_number_of_workers_that_makes_no_sense_is_one_line(tmp_path: Path, kind: str, num_workers: int) -> None:
+    settings = ExecutorConfig(kind=ExecutorKind(kind), num_workers=num_workers)
+    with pytest.raises(ValueError, match=rf"executor\.num_workers: got {num_workers}, wanted at least"):
+        map_shards(square, [1], ["key"], work=tmp_path, config=settings, progress=plain)
+
+
 def test_equal_keys_of_two_items_are_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 items but 1 distinct keys"):
         map_shards(square, [1, 2], ["same", "same"], work=tmp_path, config=config(1), progress=plain)
@@ -220,10 +227,12 @@ def test_without_ray_the_error_says_what_to_install(tmp_path: Path, monkeypatch:
 
 def test_more_actors_than_devices_are_refused_and_zero_means_one_a_device() -> None:
     cluster = {"CPU": 4.0, "GPU": 2.0}
-    assert ray_executor.num_actors(cluster, 0, on_gpu=True, place="c") == 2
-    assert ray_executor.num_actors(cluster, 0, on_gpu=False, place="c") == 4
-    assert ray_executor.num_actors(cluster, 3, on_gpu=False, place="c") == 3
+    gpus, cpus = (ray_executor.devices_of(cluster, on_gpu, num_threads=1) for on_gpu in (True, False))
+    assert ray_executor.num_actors(gpus, 0, on_gpu=True, place="c") == 2
+    assert ray_executor.num_actors(cpus, 0, on_gpu=False, place="c") == 4
+    assert ray_executor.num_actors(cpus, 3, on_gpu=False, place="c") == 3
+    assert ray_executor.devices_of(cluster, on_gpu=False, num_threads=3) == 1
     with pytest.raises(ValueError, match=r"executor\.num_workers: got 3, wanted at most 2, the GPUs of c"):
-        ray_executor.num_actors(cluster, 3, on_gpu=True, place="c")
+        ray_executor.num_actors(gpus, 3, on_gpu=True, place="c")
     with pytest.raises(ValueError, match=r"executor\.kind: got ray, but c has no GPU"):
-        ray_executor.num_actors({"CPU": 4.0}, 0, on_gpu=True, place="c")
+        ray_executor.num_actors(0, 0, on_gpu=True, place="c")

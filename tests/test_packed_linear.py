@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -34,6 +36,20 @@ def test_names_of_weights_stay_and_gradients_flow(layers: nn.Module) -> None:
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
     layers(torch.randn(3, 24)).sum().backward()
     assert layers[0].weight.grad is not None and float(layers[0].weight.grad.abs().sum()) > 0
+
+
+def test_a_moved_or_copied_module_computes_with_the_weights_it_then_has(layers: nn.Module) -> None:
+    pack_linears(layers)
+    states = torch.randn(4, 24)
+    with torch.no_grad():
+        before = layers(states)
+        copied = copy.deepcopy(layers)
+        torch.testing.assert_close(copied(states), before)
+        assert layers.to("meta")(states.to("meta")).device.type == "meta"
+        rounded = copied.to(torch.bfloat16).to(torch.float32)
+        wanted = functional.linear(states, rounded[0].weight, rounded[0].bias)
+        torch.testing.assert_close(rounded[0](states), wanted, atol=1e-5, rtol=1e-5)
+        assert not torch.equal(rounded(states), before)
 
 
 def test_another_dtype_stays_as_it_is(layers: nn.Module) -> None:

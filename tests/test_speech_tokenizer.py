@@ -16,7 +16,7 @@ from torch import Tensor
 from components.shared.features import log_mel
 from components.speech_tokenizer import checkpoint
 from components.speech_tokenizer.codebook_start import kmeans
-from components.speech_tokenizer.model import SpeechTokenizer, load
+from components.speech_tokenizer.model import load
 from components.speech_tokenizer.quantizer import code_use, nearest_codes, restart_dead_codes
 from components.speech_tokenizer.transcripts import train_tokenizer
 from components.speech_tokenizer.whisper_vq import WhisperVQ
@@ -206,8 +206,7 @@ def test_tokens_do_not_depend_on_what_else_is_in_the_batch() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 0.99), (torch.bfloat16, 0.7)])
 def test_a_gpu_gives_the_tokens_of_the_cpu(dtype: torch.dtype, least: float) -> None:
-    on_cpu = small_tokenizer()
-    on_gpu = SpeechTokenizer(small_tokenizer().network, None, torch.device("cuda"), dtype)
+    on_cpu, on_gpu = small_tokenizer(), small_tokenizer("cuda", dtype)
     waves = [noise(seconds, seed) for seed, seconds in enumerate((0.07, 1.3, 1.9, 5.0, 30.0))]
     wanted, got = torch.cat(on_cpu.encode(waves)), torch.cat(on_gpu.encode(waves))
     assert got.device.type == "cpu" and float((wanted == got).float().mean()) >= least

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -89,10 +90,26 @@ def test_settings_of_both_files_are_swept_into_one_table_and_nothing_runs_twice(
 def test_an_experiment_that_fails_is_named_and_the_others_are_kept(project: Path) -> None:
     write(project, {"bad": {"area.height": -1}, "low": {"area.height": 1}})
     commit(project)
-    with pytest.raises(PipelineFailure, match=r"areas-bad-.* failed"):
-        sweep.run(sweep.read("areas", project), project)
-    write(project, {"low": {"area.height": 1}})
+    areas = sweep.read("areas", project)
+    for _ in range(2):
+        with pytest.raises(PipelineFailure, match=r"areas-bad-.* failed"):
+            sweep.run(areas, project)
     assert (project.parent / "runs.txt").read_text().count("run") == 1
+    commit_name = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=project, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    [row] = sweep.table(areas, {"low": f"areas-low-{commit_name}"}, project)
+    assert row["area"] == 2.0
+
+
+def test_what_waits_in_the_queue_is_not_queued_again(project: Path) -> None:
+    areas = sweep.read("areas", project)
+    queued = [sys.executable, "-m", "dvc", "exp", "run", "--queue", "--name"]
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=project, capture_output=True, text=True)
+    name = f"areas-low-{head.stdout.strip()}"
+    subprocess.run([*queued, name, *("-S", "conf/scale/toy.yaml:area.height=1"), "area"], cwd=project, check=True)
+    sweep.run(areas, project)
+    assert (project.parent / "runs.txt").read_text().count("run") == 2
 
 
 def test_what_cannot_be_swept_is_one_line(
@@ -107,6 +124,16 @@ def test_what_cannot_be_swept_is_one_line(
     with pytest.raises(SystemExit) as ended:
         sweep.main(["areas"])
     assert ended.value.code == 2 and "not committed" in capsys.readouterr().err
+    good = {"targets": ["area"], "experiments": {"a": {"b": 1}}, "figures": {"area": "area area"}}
+    for changed, words in (
+        ({"experiments": {}}, "experiments: got {}"),
+        ({"experiments": {"a": None}}, "experiments.a: got None"),
+        ({"figures": {"area": "area"}}, "figures.area: got 'area'"),
+    ):
+        content = good | changed
+        (project / "conf" / "sweep" / "areas.yaml").write_text(yaml.safe_dump(content))
+        with pytest.raises(ValueError, match=re.escape(words)):
+            sweep.read("areas", project)
     shutil.copy(project / "params.yaml", project / "conf" / "sweep" / "areas.yaml")
     with pytest.raises(ValueError, match="wanted targets, experiments, figures"):
         sweep.read("areas", project)

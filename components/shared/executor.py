@@ -8,6 +8,7 @@ is the order of the items, whatever the number of workers and wherever they run.
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -49,17 +50,22 @@ def map_shards(
     config: ExecutorConfig,
     progress: Progress,
     on_gpu: bool = False,
+    num_threads: int = 1,
 ) -> list[Path]:
     """Make one file per item with make(item, temporary path) and return the finished paths in the order of items.
 
     make: a picklable function of module level that writes exactly the path it is given.
     keys: one key an item; items whose file work/shards/<key> is there are not made again.
     progress: (iterator of finished counts, total) -> the same iterator, shown to the user.
-    on_gpu: make computes on a CUDA device; each Ray actor gets one of its own. Ray on several machines needs work and
+    on_gpu: make computes on a CUDA device; each Ray actor gets one of its own, local workers share the first.
+    num_threads: CPUs that a call of make keeps busy, which Ray sets aside. Ray on several machines needs work and
     what make reads at the same paths on all of them.
     Raises what make raises, after the shards under way have ended; finished shards stay. Raises BrokenProcessPool when
     workers keep dying, ValueError for an executor that cannot be had.
     """
+    least = 0 if config.kind is ExecutorKind.ray else 1
+    if config.num_workers < least:
+        raise ValueError(f"executor.num_workers: got {config.num_workers}, wanted at least {least}")
     if len(set(keys)) != len(items):
         raise ValueError(f"shards: {len(items)} items but {len(set(keys))} distinct keys")
     folder = work / "shards"
@@ -70,13 +76,31 @@ def map_shards(
         from components.shared.ray_executor import run
 
         counts: Iterable[int] = run(
-            _make_one, make, missing, num_workers=config.num_workers, on_gpu=on_gpu, folder=folder
+            _make_one,
+            make,
+            missing,
+            num_workers=config.num_workers,
+            on_gpu=on_gpu,
+            num_threads=num_threads,
+            folder=folder,
         )
     else:
         counts = _run(make, missing, config.num_workers)
     for _ in progress(counts, len(missing)):
         pass
     return paths
+
+
+def has_gpu(config: ExecutorConfig) -> bool:
+    """Whether the workers have a CUDA device: this machine, or the Ray cluster that RAY_ADDRESS names."""
+    if config.kind is ExecutorKind.ray and os.environ.get("RAY_ADDRESS"):
+        from components.shared.ray_executor import connected
+
+        with connected() as (ray, _):
+            return ray.cluster_resources().get("GPU", 0) > 0
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _run(make: Callable[[Item, Path], None], jobs: list[tuple[Item, Path]], num_workers: int) -> Iterable[int]:

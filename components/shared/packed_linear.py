@@ -7,6 +7,9 @@ differ from MKL's by the order of the sums only. Measured in docs/results.md, "E
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,24 +19,48 @@ ROWS = 1024
 
 
 class PackedLinear(nn.Module):
-    """An nn.Linear in float32 on a CPU, for inference; where gradients are recorded it computes as nn.Linear does."""
+    """An nn.Linear for inference in float32 on a CPU; elsewhere, and where gradients are recorded, it is a plain one.
+
+    Holds its weights twice from the first call on. A module that is moved or copied packs them anew.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+        self._packed: Tensor | None = None
 
     def forward(self, states: Tensor) -> Tensor:
-        """states: (..., in) float32 -> (..., out)."""
-        if torch.is_grad_enabled() or states.dtype is not torch.float32:
+        """states: (..., in) -> (..., out)."""
+        packed = self._weights_for(states)
+        if packed is None:
             return functional.linear(states, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(states, self._packed, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(states, packed, self.bias, "none", [], "")
 
     def gelu(self, states: Tensor) -> Tensor:
         """gelu(forward(states)), exact, in one pass."""
-        if torch.is_grad_enabled() or states.dtype is not torch.float32:
+        packed = self._weights_for(states)
+        if packed is None:
             return functional.gelu(self(states))
-        return torch.ops.mkldnn._linear_pointwise(states, self._packed, self.bias, "gelu", [], "none")
+        return torch.ops.mkldnn._linear_pointwise(states, packed, self.bias, "gelu", [], "none")
+
+    def _weights_for(self, states: Tensor) -> Tensor | None:
+        """The weights in oneDNN's layout; None where it does not serve."""
+        if torch.is_grad_enabled() or not (_serves(states) and _serves(self.weight)):
+            return None
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
+        return self._packed
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._packed = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}
+
+
+def _serves(values: Tensor) -> bool:
+    return values.device.type == "cpu" and values.dtype is torch.float32
 
 
 def linear_gelu(linear: nn.Module, states: Tensor) -> Tensor:
@@ -44,12 +71,12 @@ def linear_gelu(linear: nn.Module, states: Tensor) -> Tensor:
 def pack_linears(module: nn.Module) -> None:
     """Replace every float32 nn.Linear of a module on a CPU by its packed form, in place; names of weights stay.
 
-    Leaves the module as it is where torch was built without oneDNN or the layers are elsewhere. Later changes of the
-    weights are not seen.
+    Leaves the module as it is where torch was built without oneDNN or the layers are elsewhere. Weights that change in
+    place after the first call are not seen.
     """
     if not torch.backends.mkldnn.is_available():
         return
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child.weight.device.type == "cpu" and child.weight.dtype is torch.float32:
+            if type(child) is nn.Linear and _serves(child.weight):
                 setattr(parent, name, PackedLinear(child))

@@ -96,17 +96,20 @@ def run(
     *,
     num_workers: int,
     on_gpu: bool,
+    num_threads: int,
     folder: Path,
 ) -> Iterator[int]:
     """Call make_one(make, item, path) for every job in Ray actors; yields how many are finished.
 
-    num_workers: actors; 0: one a GPU of the cluster (on_gpu) or one a CPU. folder: where all workers see the same.
+    num_workers: actors; 0: one a GPU of the cluster (on_gpu) or one for num_threads CPUs. folder: where all workers see
+    the same.
     Raises the first error of make when the shards under way have ended; ValueError when Ray is not installed or the
     cluster has too few devices; BrokenProcessPool when a shard's worker died TRIES times.
     """
     failed: Exception | None = None
-    with connected(num_workers) as (ray, place), _notes(folder.resolve()) as notes:
-        size = min(num_actors(ray.cluster_resources(), num_workers, on_gpu, place), len(jobs))
+    with connected(num_workers * num_threads) as (ray, place), _notes(folder.resolve()) as notes:
+        devices = devices_of(ray.cluster_resources(), on_gpu, num_threads)
+        size = min(num_actors(devices, num_workers, on_gpu, place), len(jobs))
         made = ray.data.from_items(
             [{"job": _Job(item, path.resolve())} for item, path in jobs], override_num_blocks=len(jobs)
         ).map_batches(
@@ -114,7 +117,7 @@ def run(
             fn_constructor_args=(make_one, make, notes, Path.cwd()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
-            num_cpus=0 if on_gpu else 1,
+            num_cpus=0 if on_gpu else num_threads,
             num_gpus=1 if on_gpu else 0,
         )
         done = 0
@@ -144,8 +147,11 @@ def _notes(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def connected(num_workers: int) -> Iterator[tuple[Any, str]]:
-    """Ray, connected, and where it runs; disconnected afterwards unless it was connected before."""
+def connected(num_cpus: int = 1) -> Iterator[tuple[Any, str]]:
+    """Ray, connected, and where it runs; disconnected afterwards unless it was connected before.
+
+    num_cpus: that a Ray started here offers at least.
+    """
     address = os.environ.get("RAY_ADDRESS", "")
     with _environment(QUIET | ({} if address else STARTED_HERE)):
         try:
@@ -158,7 +164,7 @@ def connected(num_workers: int) -> Iterator[tuple[Any, str]]:
             ) from error
         before = ray.is_initialized()
         if not before:
-            _connect(ray, address, num_workers)
+            _connect(ray, address, num_cpus)
         try:
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = context.print_on_execution_start = False
@@ -171,11 +177,11 @@ def connected(num_workers: int) -> Iterator[tuple[Any, str]]:
                 ray.shutdown()
 
 
-def _connect(ray: Any, address: str, num_workers: int) -> None:
+def _connect(ray: Any, address: str, num_cpus: int) -> None:
     """Join the cluster at an address, or start one here when it is empty; workers import what this process imports."""
     path = {"PYTHONPATH": os.pathsep.join(_source_folders())}
     here = {
-        "num_cpus": max(num_workers, os.cpu_count() or 1),
+        "num_cpus": max(num_cpus, os.cpu_count() or 1),
         "object_store_memory": OBJECT_STORE_BYTES,
         "include_dashboard": False,
     }
@@ -189,13 +195,17 @@ def _connect(ray: Any, address: str, num_workers: int) -> None:
         )
 
 
-def num_actors(resources: dict[str, float], num_workers: int, on_gpu: bool, place: str) -> int:
-    """How many actors: num_workers, 0: one a device. resources: of the cluster, number by kind.
+def devices_of(resources: dict[str, float], on_gpu: bool, num_threads: int) -> int:
+    """Actors that a cluster has room for: one a GPU, or one for num_threads CPUs. resources: number by kind."""
+    return int(resources.get("GPU", 0)) if on_gpu else int(resources.get("CPU", 0)) // num_threads
+
+
+def num_actors(devices: int, num_workers: int, on_gpu: bool, place: str) -> int:
+    """How many actors: num_workers, 0: one a device.
 
     Raises ValueError for more actors than there are devices: Ray would wait for them for ever.
     """
     kind = "GPU" if on_gpu else "CPU"
-    devices = int(resources.get(kind, 0))
     if devices < max(1, num_workers):
         raise ValueError(
             f"executor.num_workers: got {num_workers}, wanted at most {devices}, the {kind}s of {place}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from components.shared.contracts import Quarantined, SpeechTokens
-from components.shared.executor import map_shards
+from components.shared.executor import has_gpu, map_shards
 from components.shared.manifest import EXACT, RECORDED, read_manifest, seal, write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import Tracker
@@ -39,8 +39,10 @@ def run(config: TokenizeConfig, inputs: Inputs, outputs: Outputs, tracker: Track
             raise ValueError(f"tokenize.{name}: got {value}, wanted at least 1")
     folder, model = inputs.folder("collect", "utterances"), inputs.folder("speech_tokenizer", "model")
     settings = read_manifest(model).extra
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if has_gpu(config.executor) else "cpu"
     planned = list(plan(folder, model, device, config))
+    if not planned:
+        raise ValueError(f"tokenize: got no utterance, wanted at least one, in {folder}")
     new_s = sum(entry.duration_s for entry in planned if not (outputs.work / "shards" / entry.key).exists())
     paths = map_shards(
         make_shard,
@@ -50,6 +52,7 @@ def run(config: TokenizeConfig, inputs: Inputs, outputs: Outputs, tracker: Track
         config=config.executor,
         progress=lambda done, total: tracker.progress(done, total, "tokenize"),
         on_gpu=device == "cuda",
+        num_threads=config.threads_per_worker,
     )
     took_s = time.time() - started
 

@@ -17,7 +17,7 @@ READ_AT_ONCE_S = 600.0
 """Seconds of sound, as the table says, that are encoded from one reading: 38 MB of samples.
 
 Two such groups are in memory, the one that is encoded and the one that is read. A longer recording is a group of its
-own and is not read ahead: it is alone in memory, but whole.
+own: nothing is read beside it, it is alone in memory, but whole.
 """
 
 Heard = tuple[Utterance, Tensor | Quarantined]
@@ -39,7 +39,8 @@ def read_groups(rows: list[Utterance], folder: Path, readers: int) -> Iterator[l
         for number, group in enumerate(groups):
             reading = ahead or begin(number)
             heard = [(row, future.result()) for row, future in zip(group, reading, strict=True)]
-            more = number + 1 < len(groups) and _seconds(groups[number + 1]) <= READ_AT_ONCE_S
+            both = groups[number : number + 2]
+            more = len(both) == 2 and all(_seconds(one) <= READ_AT_ONCE_S for one in both)
             ahead = begin(number + 1) if more else []
             reading.clear()
             yield heard
@@ -47,12 +48,31 @@ def read_groups(rows: list[Utterance], folder: Path, readers: int) -> Iterator[l
 
 
 def read(row: Utterance, folder: Path) -> Tensor | Quarantined:
-    """One recording, or the reason why it cannot be read, with paths relative to the table's folder."""
+    """One recording, or the reason why it cannot be read, with paths relative to the table's folder.
+
+    Raises ConnectionError when it is the disk that fails or the folder that is gone: quarantine is for ever.
+    """
     try:
         return torch.from_numpy(read_wave(inside(folder, row.audio), WHISPER_RATE_HZ)[0])
     except ValueError as error:
+        _check_disk(folder, row.audio)
         message = str(error).replace(f"{folder}/", "")
         return Quarantined(id=row.id, audio=row.audio, reason="unreadable_audio", message=message)
+
+
+def _check_disk(folder: Path, audio: str) -> None:
+    """Raise ConnectionError unless the bytes can be read, or the file alone is missing from a folder that is there."""
+    try:
+        path = inside(folder, audio)
+    except ValueError:
+        return
+    try:
+        path.read_bytes()
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise ConnectionError(f"{path.parent}: not there; is the disk of {audio} mounted?") from None
+    except OSError as error:
+        raise ConnectionError(f"{path}: cannot be read now: {error}") from error
 
 
 def _groups(rows: list[Utterance]) -> Iterator[list[Utterance]]:
