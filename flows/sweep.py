@@ -121,7 +121,8 @@ def table(sweep: Sweep, names: dict[str, str], root: Path) -> list[dict[str, Any
         row: dict[str, Any] = {"experiment": experiment, "revision": name}
         for column, place in sweep.figures.items():
             stage, key = place.split()
-            metrics = metrics_show(f"data/{stage.replace('@', '/')}/metrics.json", repo=str(root), rev=name)
+            figures = root / "data" / stage.replace("@", "/") / "metrics.json"
+            metrics = metrics_show(str(figures), repo=str(root), rev=name)
             row[column] = metrics.get(key)
         rows.append(row)
     return rows
