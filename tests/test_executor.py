@@ -158,7 +158,7 @@ def die_unless_healed(item: int, path: Path) -> None:
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     """One Ray for all tests that only use it: to start it takes seconds."""
-    with ray_executor.connected(num_workers=2):
+    with ray_executor.connected(num_cpus=2):
         yield
 
 

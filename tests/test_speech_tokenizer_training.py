@@ -57,8 +57,11 @@ def data(tmp_path: Path) -> Path:
     rows = []
     for number in range(20):
         samples = int(16_000 * (0.5 + 0.07 * number))
-        hz = 200 + 100 * number
-        sound = 0.2 * np.sin(2 * np.pi * hz * np.arange(samples) / 16_000) + rng.normal(0, 0.01, samples)
+        # A tone that rises, in noise that comes and goes: frames of a steady one are all alike, and so are codes made
+        # of them, between which rounding would choose.
+        time_s = np.arange(samples) / 16_000
+        sound = 0.2 * np.sin(2 * np.pi * (200 + 100 * number * (1 + time_s)) * time_s)
+        sound += rng.normal(0, 0.1, samples) * np.square(np.sin(5 * time_s + number))
         soundfile.write(folder / "audio" / f"u{number}.flac", sound, 16_000)
         split = "train" if number < 16 else "validation"
         origin = "recorded" if number % 2 else "synthesized"
