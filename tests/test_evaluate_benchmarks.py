@@ -17,7 +17,7 @@ from small_whisper import SMALL
 
 from components.config import load_config
 from components.evaluate import benchmarks
-from components.evaluate.benchmarks import Utterance, chunks
+from components.evaluate.benchmarks import Recording, chunks
 from components.evaluate.config import BenchmarkConfig, EvaluateConfig, Recipe
 from components.evaluate.figures import summarise
 from components.shared.manifest import seal
@@ -302,8 +302,8 @@ def test_the_settings_that_the_documentation_shows_load(checkout: Path) -> None:
 
 
 def test_recordings_are_read_a_few_at_a_time_and_never_two_languages_together() -> None:
-    def row(seconds: float, language: str = "en") -> Utterance:
-        return Utterance(
+    def row(seconds: float, language: str = "en") -> Recording:
+        return Recording(
             id="u", group="g", path=Path("u.wav"), duration_s=seconds, text="a", language=language, speaker="s"
         )
 

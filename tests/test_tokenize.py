@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_tokenizer import small_config
+from small_whisper import utterance
 
 from components.shared.contracts import Quarantined, SpeechTokens, Utterance
 from components.shared.executor import ExecutorConfig, ExecutorKind
@@ -18,7 +20,6 @@ from components.shared.places import Inputs, Outputs
 from components.shared.tracking import TerminalTracker
 from components.speech_tokenizer import checkpoint
 from components.speech_tokenizer.model import load
-from components.speech_tokenizer.whisper_config import OPTIONAL, WhisperVQConfig
 from components.speech_tokenizer.whisper_vq import WhisperVQ
 from components.tokenize import stage, waves
 from components.tokenize.config import Dtype, TokenizeConfig
@@ -43,26 +44,6 @@ class Said(TerminalTracker):
         self.lines.append(line)
 
 
-def utterance(name: str, **changes: object) -> Utterance:
-    row = Utterance(
-        id=name,
-        audio=f"audio/{name}.flac",
-        duration_s=1.0,
-        sample_rate_hz=16_000,
-        bandwidth_hz=8_000.0,
-        text="some words",
-        text_source="human",
-        language="en",
-        speaker="a",
-        corpus="c",
-        license="CC0-1.0",
-        split="train",
-        origin="recorded",
-        rms_dbfs=-20.0,
-    )
-    return replace(row, **changes)
-
-
 def wave(seed: int, duration_s: float = 1.0, rate_hz: int = 16_000) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return np.clip(rng.normal(0, 0.1, int(duration_s * rate_hz)), -1, 1).astype(np.float32)
@@ -76,33 +57,9 @@ def data(tmp_path: Path) -> Path:
     rows = []
     for number, duration_s in enumerate((0.5, 2.0, 0.3, 1.1, 0.9, 3.0, 0.2)):
         soundfile.write(table / "audio" / f"u{number}.flac", wave(number, duration_s), 16_000)
-        rows.append(utterance(f"u{number}", duration_s=duration_s))
+        rows.append(utterance(f"u{number}", duration_s))
     write_table(table, rows, Utterance)
-    values = OPTIONAL | {name: 1 for name in ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")}
-    shape = {
-        "num_mel_bins": 16,
-        "d_model": 16,
-        "encoder_layers": 2,
-        "encoder_attention_heads": 2,
-        "encoder_ffn_dim": 24,
-        "decoder_layers": 1,
-        "decoder_attention_heads": 2,
-        "decoder_ffn_dim": 24,
-        "vocab_size": 10,
-        "max_source_positions": 100,
-        "max_target_positions": 8,
-        "quantize_causal_block_size": 20,
-        "pooling_kernel_size": 4,
-        "pooling_type": "avg",
-        "pooling_position": 1,
-        "quantize_position": 1,
-        "quantize_vocab_size": 12,
-        "quantize_ema_decay": 0.9,
-        "quantize_commit_coefficient": 0.25,
-        "quantize_loss_scale": 10.0,
-        "quantize_restart_interval": 5,
-    }
-    network = WhisperVQ(WhisperVQConfig(**(values | shape | {"encoder_causal_convolution": True})))
+    network = WhisperVQ(small_config(quantize_vocab_size=12))
     checkpoint.randomise(network, seed=1)
     model = tmp_path / "data" / "speech_tokenizer" / "model"
     checkpoint.write(network, model, None)
@@ -200,7 +157,7 @@ def test_groups_are_bounded_by_seconds_and_two_are_in_memory(data: Path, monkeyp
     assert seen == [row.id for row in rows]
 
 
-def test_a_disk_that_fails_is_no_reason_for_quarantine(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_no_reason_for_quarantine(data: Path) -> None:
     audio = data / "collect" / "utterances" / "audio"
     audio.rename(audio.with_name("elsewhere"))
     with pytest.raises(ConnectionError, match=r"audio: not there; is the disk of audio/u0\.flac mounted"):
@@ -220,7 +177,7 @@ def test_a_second_run_makes_no_shard_and_a_grown_corpus_only_the_new_ones(data: 
     folder, metrics, _ = run(data)
     assert metrics["hours_of_this_run"] == 0 and read_manifest(folder).content_hash == first
     table = data / "collect" / "utterances"
-    rows = [*read_table(table, Utterance), utterance("u7", duration_s=0.4)]
+    rows = [*read_table(table, Utterance), utterance("u7", 0.4)]
     soundfile.write(table / "audio" / "u7.flac", wave(7, 0.4), 16_000)
     write_table(table, rows, Utterance)
     folder, metrics, _ = run(data)
@@ -250,9 +207,9 @@ def test_sound_of_any_rate_and_channels_is_read_and_broken_sound_is_left_out_wit
     soundfile.write(audio / "empty.flac", np.zeros(0), 16_000)
     (audio / "truncated.flac").write_bytes((audio / "u1.flac").read_bytes()[:40])
     (audio / "text.flac").write_text("this is no sound")
-    good = [utterance(name) for name in ("stereo", "8k", "48k", "silent")] + [utterance("long", duration_s=41.0)]
-    bad = [utterance(name) for name in ("empty", "truncated", "text", "gone")] + [
-        utterance("nan", audio="audio/nan.wav")
+    good = [utterance(name, 1.0) for name in ("stereo", "8k", "48k", "silent")] + [utterance("long", 41.0)]
+    bad = [utterance(name, 1.0) for name in ("empty", "truncated", "text", "gone")] + [
+        utterance("nan", 1.0, audio="audio/nan.wav")
     ]
     write_table(table, good + bad, Utterance)
     folder, metrics, tracker = run(data)
@@ -283,6 +240,6 @@ def test_a_table_without_one_readable_sound_is_one_clear_error(data: Path) -> No
     write_table(table, [], Utterance)
     with pytest.raises(ValueError, match="got no utterance, wanted at least one"):
         run(data)
-    write_table(table, [utterance("gone")], Utterance)
+    write_table(table, [utterance("gone", 1.0)], Utterance)
     with pytest.raises(ValueError, match="not one of 1 utterances could be read"):
         run(data)

@@ -39,7 +39,7 @@ AISHELL = "data_aishell"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Utterance:
+class Recording:
     """One recording of a public test set."""
 
     id: str
@@ -60,7 +60,7 @@ class Utterance:
 class Benchmarks:
     """What is heard of the public test sets, and how much was left out."""
 
-    rows: list[Utterance]
+    rows: list[Recording]
     dropped: Counter[str]
     """dropped_<reason>_<group> -> number of recordings."""
 
@@ -73,7 +73,7 @@ def read(config: EvaluateConfig, root: Path, tracker: Tracker) -> Benchmarks:
     when a folder or part is not there, holds nothing, or is not what its recipe reads, a broken header included: a
     copy that is damaged before it begins wants to be made again.
     """
-    chosen: list[Utterance] = []
+    chosen: list[Recording] = []
     dropped: Counter[str] = Counter()
     for name, benchmark in config.benchmarks.items():
         folder = _locate(name, benchmark, root)
@@ -118,9 +118,9 @@ def evaluate(
     return Evaluation(scores=kept(scores), metrics={name: float(number) for name, number in dropped.items() if number})
 
 
-def chunks(rows: Sequence[Utterance], most_s: float) -> list[list[Utterance]]:
+def chunks(rows: Sequence[Recording], most_s: float) -> list[list[Recording]]:
     """Rows of one language in their order, at most most_s seconds together; a longer one goes alone."""
-    found: list[list[Utterance]] = []
+    found: list[list[Recording]] = []
     room_s, language = 0.0, ""
     for row in rows:
         if not found or row.duration_s > room_s or row.language != language:
@@ -132,8 +132,8 @@ def chunks(rows: Sequence[Utterance], most_s: float) -> list[list[Utterance]]:
 
 
 def _hear(
-    rows: Sequence[Utterance], tokenizer: SpeechTokenizer, whisper: Recognizer, dropped: Counter[str]
-) -> Iterator[tuple[Utterance, str, str]]:
+    rows: Sequence[Recording], tokenizer: SpeechTokenizer, whisper: Recognizer, dropped: Counter[str]
+) -> Iterator[tuple[Recording, str, str]]:
     """(utterance, its words from tokens, its words by Whisper) of rows of one language, without what is no audio."""
     waves, sound = [], []
     for row in rows:
@@ -149,7 +149,7 @@ def _hear(
     yield from zip(sound, said, whisper.transcribe(waves, WHISPER_RATE_HZ, language), strict=True)
 
 
-def _is_seen(row: Utterance, seen: set[str]) -> bool:
+def _is_seen(row: Recording, seen: set[str]) -> bool:
     return row.speaker in seen or row.speaker.rpartition("-")[2] in seen
 
 
@@ -173,7 +173,7 @@ def _locate(name: str, benchmark: BenchmarkConfig, root: Path) -> Path:
     return folder.resolve()
 
 
-def _librispeech(name: str, part: str, folder: Path, dropped: Counter[str]) -> list[Utterance]:
+def _librispeech(name: str, part: str, folder: Path, dropped: Counter[str]) -> list[Recording]:
     from lhotse.recipes.librispeech import prepare_librispeech
 
     with _recipe(name, folder / part):
@@ -186,7 +186,7 @@ def _librispeech(name: str, part: str, folder: Path, dropped: Counter[str]) -> l
     return rows
 
 
-def _aishell(name: str, part: str, folder: Path, dropped: Counter[str]) -> list[Utterance]:
+def _aishell(name: str, part: str, folder: Path, dropped: Counter[str]) -> list[Recording]:
     """One part. The recipe reads the headers of all 141,600 recordings whichever part is wanted, and fails where one of
     its three parts is not there: it is shown links, and the wanted part under each of the three names.
     """
@@ -206,11 +206,11 @@ def _aishell(name: str, part: str, folder: Path, dropped: Counter[str]) -> list[
     return rows
 
 
-def _rows(name: str, part: str, manifests: dict[str, Any], language: str) -> list[Utterance]:
+def _rows(name: str, part: str, manifests: dict[str, Any], language: str) -> list[Recording]:
     """Utterances of the recordings and supervisions of a part, which have the same ids in both recipes."""
     recordings = {recording.id: recording for recording in manifests["recordings"]}
     return [
-        Utterance(
+        Recording(
             id=f"{_group(name, part)}-{said.id}",
             group=_group(name, part),
             path=Path(recordings[said.recording_id].sources[0].source).resolve(),
@@ -250,7 +250,7 @@ def _recipe(name: str, folder: Path) -> Iterator[None]:
         logging.getLogger().removeHandler(quiet)
 
 
-_READERS: dict[Recipe, Callable[[str, str, Path, Counter[str]], list[Utterance]]] = {
+_READERS: dict[Recipe, Callable[[str, str, Path, Counter[str]], list[Recording]]] = {
     Recipe.librispeech: _librispeech,
     Recipe.aishell: _aishell,
 }

@@ -38,7 +38,7 @@ class ExecutorConfig:
     kind: ExecutorKind
     """local: processes of this machine; ray: actors of a Ray cluster (extra `ray`)."""
     num_workers: int
-    """Processes; 1 runs inside the stage's own process. ray: actors, 0 for one a device of the cluster."""
+    """Processes; 1 runs inside the stage's own process. ray: actors, 0 for one a GPU (no GPU: one for its CPUs)."""
 
 
 def map_shards(
