@@ -6,10 +6,7 @@ Source  syllables: the phonology of Standard Chinese as in Duanmu 2007 and Lin 2
 
 from __future__ import annotations
 
-import functools
-import logging
 import re
-from typing import Any
 
 from components.shared.numbers_mandarin import spell_numbers
 
@@ -48,14 +45,6 @@ FULL_ER = ("女儿", "儿子", "儿童", "婴儿", "幼儿", "孤儿", "健儿")
 SEGMENT = re.compile(r"[\u4e00-\u9fff]+|[A-Za-z][A-Za-z' -]*|[^\u4e00-\u9fffA-Za-z]")
 
 
-@functools.cache
-def _segmenter() -> Any:
-    import jieba
-
-    jieba.setLogLevel(logging.WARNING)
-    return jieba
-
-
 def to_phonemes(text: str) -> str:
     """Mandarin text, simplified or traditional, with English words where they occur -> phonemes; empty if unsayable."""
     from components.collect import phonemes_english
@@ -77,9 +66,10 @@ def to_phonemes(text: str) -> str:
 
 def _words(run: str) -> list[str]:
     """The words of a run of Chinese characters as phonemes; tones change in the words' context."""
+    import rjieba
     from pypinyin import Style, lazy_pinyin
 
-    words = _segmenter().lcut(run)
+    words = rjieba.cut(run, True)
     initials = lazy_pinyin(words, style=Style.INITIALS, strict=True)
     finals = lazy_pinyin(words, style=Style.FINALS_TONE3, strict=True, neutral_tone_with_five=True, tone_sandhi=True)
     if len(initials) != len(run) or len(finals) != len(run):

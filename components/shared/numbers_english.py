@@ -57,6 +57,7 @@ ABBREVIATIONS = {
 }
 SYMBOLS = {"%": " percent", "&": " and ", "+": " plus ", "=": " equals ", "@": " at ", "°": " degrees"}
 ABBREVIATION = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, ABBREVIATIONS)) + r")(?!\w)")
+DIGIT = re.compile(r"\d")
 NUMBER_SIGN = re.compile(r"\bNo\.(?=\s?\d)")
 NUMBER = re.compile(
     r"(?P<money>[$£€])(?P<amount>\d[\d,]*(?:\.\d+)?)(?P<scale>\s(?:thousand|million|billion|trillion)\b)?"
@@ -69,8 +70,10 @@ NUMBER = re.compile(
 
 def spell_numbers(text: str) -> str:
     """English text with digits, money, clock times, some abbreviations and symbols written as words."""
-    text = ABBREVIATION.sub(lambda found: ABBREVIATIONS[found[1]], NUMBER_SIGN.sub("number", text))
-    text = NUMBER.sub(_say, text)
+    if "." in text:
+        text = ABBREVIATION.sub(lambda found: ABBREVIATIONS[found[1]], NUMBER_SIGN.sub("number", text))
+    if DIGIT.search(text):
+        text = NUMBER.sub(_say, text)
     for symbol, words in SYMBOLS.items():
         text = text.replace(symbol, words)
     return text

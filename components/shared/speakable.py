@@ -33,12 +33,16 @@ def speakable(text: str, language: str) -> str:
     language: en or zh (others keep their digits). Acronyms without a vowel are spelled: "the BBC" -> "the b b c".
     An empty string comes back for a text that has nothing to say, such as emoji or dashes alone.
     """
-    text = unicodedata.normalize("NFKC", "".join(c if c.isprintable() else " " for c in text))
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    text = unicodedata.normalize("NFKC", text)
     if language == "en":
         text = _LETTERS.sub(lambda found: " ".join(found[0]), text)
         text = numbers_english.spell_numbers(text)
-        bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-        text = unicodedata.normalize("NFC", bare).replace("-", " ")
+        if not text.isascii():
+            bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+            text = unicodedata.normalize("NFC", bare)
+        text = text.replace("-", " ")
     elif language == "zh":
         text = numbers_mandarin.spell_numbers(text)
     text = _UNSPOKEN.sub(" ", text.translate(_MARKS).lower())
