@@ -22,7 +22,7 @@ from components.text_to_token.crossing import cross, join, mix, spoken
 from components.text_to_token.data import PLAIN, Choices, Encoder, PairLoader, within
 from components.text_to_token.guidance import NOWHERE, Guide
 from components.text_to_token.model import load, plain_ids, prompt_of
-from components.text_to_token.pace import Pace, count_words, longest_loop
+from components.text_to_token.pace import Pace, features, longest_loops, num_words
 from components.text_to_token.pairs import Pair, main_speakers, make_tokenizer, select
 
 
@@ -245,17 +245,20 @@ def test_the_main_speaker_is_the_one_with_most_pairs_of_the_language():
     assert main_speakers(select(letters.rows(), Counter())["train"]) == {"en": "ann"}
 
 
-@given(st.lists(st.integers(0, 3), max_size=40))
-def test_loops_are_found_as_a_search_by_hand_finds_them(codes):
-    best = 0
-    for period in range(1, 7):
-        for start in range(len(codes)):
-            stop = start + period
-            while stop < len(codes) and codes[stop] == codes[stop - period]:
-                stop += 1
-            if stop - start >= 2 * period and stop <= len(codes):
-                best = max(best, stop - start)
-    assert longest_loop(np.array(codes, dtype=np.uint16)) == best
+@given(st.lists(st.lists(st.integers(0, 3), max_size=40), max_size=4))
+def test_loops_are_found_as_a_search_by_hand_finds_them(utterances):
+    wanted = []
+    for codes in utterances:
+        best = 0
+        for period in range(1, 7):
+            for start in range(len(codes)):
+                stop = start + period
+                while stop < len(codes) and codes[stop] == codes[stop - period]:
+                    stop += 1
+                if stop - start >= 2 * period and stop <= len(codes):
+                    best = max(best, stop - start)
+        wanted.append(best)
+    assert longest_loops([np.array(codes, dtype=np.uint16) for codes in utterances]).tolist() == wanted
 
 
 def test_real_speech_has_no_fault_and_what_cannot_be_speech_has_one():
@@ -263,22 +266,24 @@ def test_real_speech_has_no_fault_and_what_cannot_be_speech_has_one():
     texts = [speech for speech in letters.sentences(300, seed=3)]
     said = [text.lower()[: rng.integers(8, 40)] for text in texts]
     pace = Pace.learn(("en", text, np.array(letters.say(text))) for text in said)
-    faults = [pace.fault(text, "en", letters.say(text)) for text in said]
+    faults = pace.faults(pace.bounds(said, "en"), "en", [np.array(letters.say(text)) for text in said])
     assert sum(bool(fault) for fault in faults) <= 3
     text = "anna sees two dogs"
     assert pace.expected(text, "en") == pytest.approx(len(letters.say(text)), rel=0.1)
-    assert pace.fault(text, "en", [1, 2]) == "too_short"
-    assert pace.fault(text, "en", list(range(28)) * 2) == "too_long"
-    assert pace.fault(text, "en", [1, 2, 3] * 6) == "loop"
+    wrong = [np.array(codes) for codes in ([1, 2], list(range(28)) * 2, [1, 2, 3] * 6)]
+    assert pace.faults(pace.bounds([text] * 3, "en"), "en", wrong) == ["too_short", "too_long", "loop"]
     assert Pace.from_json(pace.to_json()) == pace
     with pytest.raises(ValueError, match="got language 'fr'"):
-        pace.fault(text, "fr", [1])
+        pace.bounds([text], "fr")
 
 
 def test_words_are_counted_ideographs_one_by_one():
-    assert count_words("hello, two worlds!") == 3
-    assert count_words("我有两个 iphone.") == 5
-    assert count_words(", .") == 0
+    assert num_words(["hello, two worlds!", "我有两个 iphone.", ", .", "", "a-b c"]).tolist() == [3, 5, 0, 0, 2]
+
+
+def test_letters_ideographs_and_marks_are_counted_text_by_text():
+    counted = features(["two dogs, no!", "", "我有两个 iphone."])
+    assert counted.tolist() == [[1, 9, 0, 2], [1, 0, 0, 0], [1, 6, 4, 1]]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from enum import Enum
@@ -49,6 +49,7 @@ def map_shards(
     work: Path,
     config: ExecutorConfig,
     progress: Progress,
+    sizes: Sequence[int] | None = None,
     on_gpu: bool = False,
     num_threads: int = 1,
 ) -> list[Path]:
@@ -56,7 +57,9 @@ def map_shards(
 
     make: a picklable function of module level that writes exactly the path it is given.
     keys: one key an item; items whose file work/shards/<key> is there are not made again.
-    progress: (iterator of finished counts, total) -> the same iterator, shown to the user.
+    progress: (iterator of the indices of items as they are finished, total) -> the same iterator, shown to the user;
+    total: items that are not there yet, or the sum of their sizes.
+    sizes: of each item, in what its progress is measured.
     on_gpu: make computes on a CUDA device; each Ray actor gets one of its own, local workers share the first.
     num_threads: CPUs that a call of make keeps busy, which Ray sets aside. Ray on several machines needs work and
     what make reads at the same paths on all of them.
@@ -71,22 +74,24 @@ def map_shards(
     folder = work / "shards"
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / key for key in keys]
-    missing = [(item, path) for item, path in zip(items, paths, strict=True) if not path.exists()]
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    jobs = [(items[index], paths[index]) for index in missing]
     if config.kind is ExecutorKind.ray and missing:
         from components.shared.ray_executor import run
 
-        counts: Iterable[int] = run(
+        finished: Iterable[int] = run(
             _make_one,
             make,
-            missing,
+            jobs,
             num_workers=config.num_workers,
             on_gpu=on_gpu,
             num_threads=num_threads,
             folder=folder,
         )
     else:
-        counts = _run(make, missing, config.num_workers)
-    for _ in progress(counts, len(missing)):
+        finished = _run(make, jobs, config.num_workers)
+    total = len(missing) if sizes is None else sum(sizes[index] for index in missing)
+    for _ in progress((missing[place] for place in finished), total):
         pass
     return paths
 
@@ -104,18 +109,19 @@ def has_gpu(config: ExecutorConfig) -> bool:
 
 
 def _run(make: Callable[[Item, Path], None], jobs: list[tuple[Item, Path]], num_workers: int) -> Iterable[int]:
+    """Places of the jobs in their list, as they are finished."""
     if num_workers <= 1 or len(jobs) <= 1:
-        for done, (item, path) in enumerate(jobs, start=1):
+        for place, (item, path) in enumerate(jobs):
             _make_one(make, item, path)
-            yield done
+            yield place
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=context) as pool:
-        futures = [pool.submit(_make_one, make, item, path) for item, path in jobs]
+        futures = {pool.submit(_make_one, make, item, path): place for place, (item, path) in enumerate(jobs)}
         try:
-            for done, future in enumerate(as_completed(futures), start=1):
+            for future in as_completed(futures):
                 future.result()
-                yield done
+                yield futures[future]
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

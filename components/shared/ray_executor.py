@@ -45,6 +45,8 @@ QUIET = {
 class _Job:
     """One shard; an object of its own, since Ray Data would turn plain numbers and lists into arrays."""
 
+    place: int
+    """In the list of jobs."""
     item: Any
     path: Path
 
@@ -53,6 +55,7 @@ class _Job:
 class _Outcome:
     """What came of a job."""
 
+    place: int
     error: Exception | None
 
 
@@ -72,8 +75,8 @@ class _Maker:
         except Exception as error:
             (self.notes / STOP).touch()
             error.add_note("in a Ray actor:\n" + traceback.format_exc())
-            return {"outcome": [_Outcome(error)]}
-        return {"outcome": [_Outcome(None)]}
+            return {"outcome": [_Outcome(job.place, error)]}
+        return {"outcome": [_Outcome(job.place, None)]}
 
     def _make(self, job: _Job) -> None:
         """Make the shard unless it was finished before its worker died; count how often it is begun."""
@@ -99,7 +102,7 @@ def run(
     num_threads: int,
     folder: Path,
 ) -> Iterator[int]:
-    """Call make_one(make, item, path) for every job in Ray actors; yields how many are finished.
+    """Call make_one(make, item, path) for every job in Ray actors; yields the places of finished ones in the list.
 
     num_workers: actors; 0: one a GPU of the cluster (on_gpu) or one for num_threads CPUs. folder: where all workers see
     the same.
@@ -111,7 +114,8 @@ def run(
         devices = devices_of(ray.cluster_resources(), on_gpu, num_threads)
         size = min(num_actors(devices, num_workers, on_gpu, place), len(jobs))
         made = ray.data.from_items(
-            [{"job": _Job(item, path.resolve())} for item, path in jobs], override_num_blocks=len(jobs)
+            [{"job": _Job(place, item, path.resolve())} for place, (item, path) in enumerate(jobs)],
+            override_num_blocks=len(jobs),
         ).map_batches(
             _Maker,
             fn_constructor_args=(make_one, make, notes, Path.cwd()),
@@ -120,14 +124,12 @@ def run(
             num_cpus=0 if on_gpu else num_threads,
             num_gpus=1 if on_gpu else 0,
         )
-        done = 0
         try:
             for batch in made.iter_batches(batch_size=None, prefetch_batches=0):
                 for outcome in batch["outcome"]:
                     failed = failed or outcome.error
                     if failed is None:
-                        done += 1
-                        yield done
+                        yield outcome.place
         except ray.exceptions.RayError as error:
             said = str(getattr(error, "cause", error)).strip().splitlines() or [repr(error)]
             raise BrokenProcessPool(f"shards: the workers of {place} failed: {said[-1]}") from error

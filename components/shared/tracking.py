@@ -59,8 +59,16 @@ class Tracker(Protocol):
     def say(self, line: str) -> None:
         """One line for whoever watches the terminal, kept in the run's log as well."""
 
-    def progress(self, items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
-        """The items, with a bar and the time left."""
+    def progress(
+        self,
+        items: Iterable[Item],
+        total: int | None,
+        what: str,
+        *,
+        unit: str = "it",
+        size: Callable[[Item], int] | None = None,
+    ) -> Iterator[Item]:
+        """The items, with a bar and the time left; size: of an item in the unit that total counts, 1 without it."""
 
 
 class TerminalTracker:
@@ -94,14 +102,31 @@ class TerminalTracker:
         tqdm.write(line)
         sys.stdout.flush()
 
-    def progress(self, items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
+    def progress(
+        self,
+        items: Iterable[Item],
+        total: int | None,
+        what: str,
+        *,
+        unit: str = "it",
+        size: Callable[[Item], int] | None = None,
+    ) -> Iterator[Item]:
         """The items, with a bar and the time left when they take longer than a second; rare lines in a log file."""
         from tqdm import tqdm
 
         watched = sys.stderr.isatty()
-        yield from tqdm(
-            items, total=total, desc=what, delay=1.0, mininterval=0.5 if watched else 15.0, dynamic_ncols=watched
-        )
+        with tqdm(
+            total=total,
+            desc=what,
+            unit=unit,
+            unit_scale=size is not None,
+            delay=1.0,
+            mininterval=0.5 if watched else 15.0,
+            dynamic_ncols=watched,
+        ) as bar:
+            for item in items:
+                yield item
+                bar.update(1 if size is None else size(item))
 
 
 class SilentTracker(TerminalTracker):
@@ -110,7 +135,15 @@ class SilentTracker(TerminalTracker):
     def say(self, line: str) -> None:
         """Not shown."""
 
-    def progress(self, items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
+    def progress(
+        self,
+        items: Iterable[Item],
+        total: int | None,
+        what: str,
+        *,
+        unit: str = "it",
+        size: Callable[[Item], int] | None = None,
+    ) -> Iterator[Item]:
         """The items, without a bar."""
         yield from items
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
 _IDEOGRAPHS = ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x10FFFF))
-_SPOKEN, _SPACE, _IDEOGRAPH = 1, 2, 4
+SPOKEN, SPACE, IDEOGRAPH = 1, 2, 4
+"""What a character is, as `kinds` has it: a letter or digit, white space, an ideograph (which is spoken as well)."""
 _SENTENCE_END = re.compile(r"(?:[.!?…]['\"”’)\]]*\s*$|[。！？；]|\n)")
 _ABBREVIATION = re.compile(r"(?:^|\s)(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|No|e\.g|i\.e)\.$")
 
@@ -20,7 +22,7 @@ _ABBREVIATION = re.compile(r"(?:^|\s)(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|N
 def words(text: str) -> list[tuple[int, int]]:
     """(start, stop) of every word; together they are the whole text, [] when nothing in it can be said."""
     edges = word_edges(text).tolist()
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def word_edges(text: str) -> np.ndarray:
@@ -29,8 +31,8 @@ def word_edges(text: str) -> np.ndarray:
     Space before a word belongs to it, marks after it too, so that text left standing never ends in a space.
     Ideographs are segmented in a text of any language.
     """
-    kinds = _kinds()[_code_points(text)]
-    is_space, is_ideograph = (kinds & _SPACE) != 0, (kinds & _IDEOGRAPH) != 0
+    found = kinds(text)
+    is_space, is_ideograph = (found & SPACE) != 0, (found & IDEOGRAPH) != 0
     is_start = ~is_space
     is_start[1:] &= is_space[:-1] | (is_ideograph[1:] != is_ideograph[:-1])
     if is_ideograph.any():
@@ -38,13 +40,12 @@ def word_edges(text: str) -> np.ndarray:
     starts = np.flatnonzero(is_start)
     if not len(starts):
         return np.empty(0, np.int64)
-    has_spoken = np.maximum.reduceat(kinds & _SPOKEN, starts) != 0
-    first, *_ = [*np.flatnonzero(has_spoken), None]
-    if first is None:
+    has_spoken = np.maximum.reduceat(found & SPOKEN, starts) != 0
+    spoken = np.flatnonzero(has_spoken)
+    if not len(spoken):
         return np.empty(0, np.int64)
-    later = np.flatnonzero(has_spoken)[1:]
     # a word begins where the unit before its own ends
-    return np.concatenate([[0], _stops(is_space, starts)[later - 1], [len(text)]])
+    return np.concatenate([[0], _stops(is_space, starts)[spoken[1:] - 1], [len(text)]])
 
 
 def _stops(is_space: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -67,18 +68,24 @@ def _segment_starts(text: str, is_ideograph: np.ndarray) -> np.ndarray:
     return origin[starts][origin[starts] >= 0]
 
 
-def _code_points(text: str) -> np.ndarray:
+def code_points(text: str) -> np.ndarray:
+    """(characters,) uint32."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
+def kinds(text: str) -> np.ndarray:
+    """What each character is: a sum of SPOKEN, SPACE and IDEOGRAPH, (characters,) uint8."""
+    return _kinds_of_all()[code_points(text)]
+
+
 @cache
-def _kinds() -> np.ndarray:
-    """What every code point is: a sum of _SPOKEN, _SPACE and _IDEOGRAPH, (1114112,) uint8."""
+def _kinds_of_all() -> np.ndarray:
+    """Of every code point there can be: (1114112,) uint8."""
     characters = [chr(point) for point in range(0x110000)]
-    kinds = np.fromiter((_SPOKEN * c.isalnum() + _SPACE * c.isspace() for c in characters), np.uint8)
+    table = np.fromiter((SPOKEN * c.isalnum() + SPACE * c.isspace() for c in characters), np.uint8)
     for first, last in _IDEOGRAPHS:
-        kinds[first : last + 1] |= _IDEOGRAPH
-    return kinds
+        table[first : last + 1] |= IDEOGRAPH
+    return table
 
 
 def ends_sentence(word: str) -> bool:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
+
+from components.shared.words import IDEOGRAPH, SPACE, SPOKEN, code_points, kinds
 
 MAX_PERIOD = 6
 """Longest repeated pattern that counts as a loop, in tokens (half a second at 12.5 tokens/s)."""
@@ -60,7 +63,7 @@ class Pace:
         by_language: dict[str, list[tuple[np.ndarray, int, int, int]]] = {}
         scripts: dict[str, Counter[str]] = {}
         for language, said, codes in pairs:
-            record = (_features(said), len(codes), longest_loop(codes), count_words(said))
+            record = (features([said])[0], len(codes), longest_loop(codes), count_words(said))
             by_language.setdefault(language, []).append(record)
             scripts.setdefault(language, Counter()).update(_scripts(said))
         if not by_language:
@@ -69,35 +72,39 @@ class Pace:
 
     def expected(self, said: str, language: str) -> float:
         """Tokens that real speech takes on average for a speakable text."""
+        return float(self.expectations([said], language)[0])
+
+    def expectations(self, said: Sequence[str], language: str) -> np.ndarray:
+        """Tokens that real speech takes on average for each speakable text: (texts,) float64."""
         pace = self._of(language)
-        return float(_features(said) @ np.array([pace.base, pace.per_letter, pace.per_ideograph, pace.per_mark]))
+        return features(said) @ np.array([pace.base, pace.per_letter, pace.per_ideograph, pace.per_mark])
 
     def durations(self, parts: Sequence[str], language: str) -> tuple[float, np.ndarray]:
         """(tokens of silence at either end, expected tokens of each part of a text (parts,) float64)."""
         pace = self._of(language)
-        rates = np.array([0, pace.per_letter, pace.per_ideograph, pace.per_mark])
-        return pace.base / 2, np.array([float(_features(part) @ rates) for part in parts])
+        return pace.base / 2, features(parts) @ np.array([0, pace.per_letter, pace.per_ideograph, pace.per_mark])
 
-    def bounds(self, said: str, language: str) -> tuple[int, int]:
-        """Fewest and most tokens accepted for a speakable text."""
-        pace, expected = self._of(language), self.expected(said, language)
-        low = max(1, int(np.floor(expected * pace.low - pace.spread)))
-        return low, int(np.ceil(expected * pace.high + pace.spread))
+    def bounds(self, said: Sequence[str], language: str) -> np.ndarray:
+        """Fewest and most tokens accepted for each speakable text: (texts, 2) int64."""
+        pace, expected = self._of(language), self.expectations(said, language)
+        low = np.maximum(1, np.floor(expected * pace.low - pace.spread))
+        return np.stack([low, np.ceil(expected * pace.high + pace.spread)], axis=1).astype(np.int64)
 
     def can_say(self, said: str, language: str) -> bool:
         """Whether the speakable text is in a language and in scripts that the model has learnt."""
         if language not in self.languages:
             return False
-        return bool(said) and set(_scripts(said)) <= set(self.languages[language].scripts)
+        return bool(said) and _scripts(said).keys() <= set(self.languages[language].scripts)
 
-    def fault(self, said: str, language: str, codes: Sequence[int]) -> str:
-        """too_short, too_long or loop; an empty string for speech that could be real."""
-        low, high = self.bounds(said, language)
-        if len(codes) < low:
-            return "too_short"
-        if len(codes) > high:
-            return "too_long"
-        return "loop" if longest_loop(np.asarray(codes)) > self._of(language).max_loop else ""
+    def faults(self, bounds: np.ndarray, language: str, codes: Sequence[np.ndarray]) -> list[str]:
+        """Of each text too_short, too_long or loop; an empty string for speech that could be real.
+
+        bounds: (texts, 2) as `bounds` gave them; codes: of each text (tokens,), any integer type.
+        """
+        lengths = np.array([len(own) for own in codes], np.int64)
+        looping = longest_loops(codes) > self._of(language).max_loop
+        short, long = lengths < bounds[:, 0], lengths > bounds[:, 1]
+        return np.select([short, long, looping], ["too_short", "too_long", "loop"], "").tolist()
 
     def _of(self, language: str) -> LanguagePace:
         if language not in self.languages:
@@ -140,34 +147,62 @@ def _learn(records: list[tuple[np.ndarray, int, int, int]], scripts: Counter[str
     )
 
 
-def _features(said: str) -> np.ndarray:
-    """(1, letters and digits, ideographs, marks) of a speakable text: (4,) float64."""
-    ideographs = sum(is_ideograph(c) for c in said)
-    spoken = sum(c.isalnum() for c in said)
-    return np.array([1, spoken - ideographs, ideographs, sum(c in ",.?!" for c in said)], dtype=np.float64)
+def features(said: Sequence[str]) -> np.ndarray:
+    """(1, letters and digits, ideographs, marks) of each speakable text: (texts, 4) float64."""
+    joined = "\n".join([*said, ""])
+    found, points = kinds(joined), code_points(joined)
+    is_ideograph, is_spoken = (found & IDEOGRAPH) != 0, (found & SPOKEN) != 0
+    columns = (is_spoken & ~is_ideograph, is_ideograph, _is_mark()[np.minimum(points, 127)])
+    return np.stack([np.ones(len(said)), *(_sums(column, said) for column in columns)], axis=1)
 
 
-def _scripts(said: str) -> Iterator[str]:
-    """The script of every letter, digit and ideograph."""
-    for c in said:
-        if c.isascii():
-            if c.isalnum():
-                yield "latin" if c.isalpha() else "digit"
-        elif is_ideograph(c):
-            yield "ideograph"
-        elif c.isalnum():
-            yield unicodedata.name(c, "unknown").split()[0].lower()
+def _sums(column: np.ndarray, said: Sequence[str]) -> np.ndarray:
+    """Of each text, in a column of the characters of all texts with a line end behind each: (texts,) float64."""
+    stops = np.cumsum([len(text) + 1 for text in said], dtype=np.int64)
+    return np.diff(np.concatenate([[0], np.cumsum(column, dtype=np.int64)[stops - 1]])).astype(np.float64)
+
+
+@cache
+def _is_mark() -> np.ndarray:
+    return np.isin(np.arange(128), [ord(mark) for mark in ",.?!"])
+
+
+def _scripts(said: str) -> Counter[str]:
+    """How many letters, digits and ideographs of each script there are."""
+    found: Counter[str] = Counter()
+    for character, count in Counter(said).items():
+        if script := _script(character):
+            found[script] += count
+    return found
+
+
+@cache
+def _script(character: str) -> str:
+    """latin, digit, ideograph, cyrillic ..., an empty string for what is not spoken."""
+    if character.isascii():
+        return ("latin" if character.isalpha() else "digit") if character.isalnum() else ""
+    if kinds(character)[0] & IDEOGRAPH:
+        return "ideograph"
+    return unicodedata.name(character, "unknown").split()[0].lower() if character.isalnum() else ""
 
 
 def count_words(said: str) -> int:
     """Words of a speakable text; every ideograph counts as one."""
-    spaced = "".join(f" {c} " if is_ideograph(c) else c for c in said)
-    return sum(any(c.isalnum() for c in word) for word in spaced.split())
+    return int(num_words([said])[0])
 
 
-def is_ideograph(character: str) -> bool:
-    """Whether the character is a CJK ideograph."""
-    return "\u3400" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff" or character >= "\U00020000"
+def num_words(said: Sequence[str]) -> np.ndarray:
+    """Words of each speakable text, every ideograph one of them: (texts,) float64."""
+    found = kinds("\n".join([*said, ""]))
+    is_space, is_ideograph = (found & SPACE) != 0, (found & IDEOGRAPH) != 0
+    # a unit begins at an ideograph, after one, and after a space
+    begins = ~is_space
+    begins[1:] &= is_space[:-1] | is_ideograph[1:] | is_ideograph[:-1]
+    starts = np.flatnonzero(begins)
+    counted = np.zeros(len(found), bool)
+    if len(starts):
+        counted[starts] = np.maximum.reduceat(found & SPOKEN, starts) != 0
+    return _sums(counted, said)
 
 
 def longest_loop(codes: np.ndarray) -> int:
@@ -175,12 +210,19 @@ def longest_loop(codes: np.ndarray) -> int:
 
     codes: (tokens,), any integer type.
     """
-    longest = 0
-    for period in range(1, min(MAX_PERIOD, len(codes) // 2) + 1):
-        same = np.concatenate([[False], codes[period:] == codes[:-period], [False]])
-        edges = np.flatnonzero(same[1:] != same[:-1])
-        runs = edges[1::2] - edges[::2]
-        run = int(runs.max()) if len(runs) else 0
-        if run >= period:
-            longest = max(longest, run + period)
+    return int(longest_loops([codes])[0])
+
+
+def longest_loops(codes: Sequence[np.ndarray]) -> np.ndarray:
+    """longest_loop of each of many utterances: (utterances,) int64."""
+    longest = np.zeros(len(codes), np.int64)
+    flat = np.concatenate([np.empty(0, np.int64), *codes]).astype(np.int64)
+    owner = np.repeat(np.arange(len(codes)), [len(own) for own in codes])
+    for period in range(1, min(MAX_PERIOD, len(flat) // 2) + 1):
+        same = (flat[period:] == flat[:-period]) & (owner[period:] == owner[:-period])
+        edges = np.flatnonzero(np.diff(same, prepend=False, append=False))
+        # two utterances have `period` places between them that are not the same, so no run spans both
+        starts, runs = edges[::2], edges[1::2] - edges[::2]
+        kept = runs >= period
+        np.maximum.at(longest, owner[starts[kept]], runs[kept] + period)
     return longest
