@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from components.shared.words import ends_sentence, words
-from components.synthesize.interleave import interleave, plan_spans
+from components.synthesize.interleave import plan_spans
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -98,21 +98,6 @@ def test_words_are_the_whole_text_or_there_are_none(text):
     assert bool(places) == any(c.isalnum() for c in text)
     assert all(any(c.isalnum() for c in text[start:stop]) for start, stop in places)
     assert not any(text[:stop][-1:].isspace() for _, stop in places[:-1])
-
-
-@settings(max_examples=200, deadline=None)
-@given(TEXTS, SEEDS, st.floats(0, 1))
-def test_segments_joined_are_the_text_and_know_where_they_came_from(text, seed, ratio):
-    rng = np.random.default_rng(seed)
-    places = words(text)
-    spans = [(places[a][0], places[b - 1][1]) for a, b in plan_spans(len(places), 3, ratio, rng)]
-    codes = [list(range(int(rng.integers(0, 3)))) for _ in spans]
-    segments = interleave(text, spans, codes)
-    assert "".join(segment.text for segment in segments) == text
-    assert all(text[segment.start : segment.stop] == segment.text for segment in segments)
-    assert [segment.tokens for segment in segments if segment.modality == "speech"] == [c for c in codes if c]
-    assert all(bool(segment.tokens) == (segment.modality == "speech") for segment in segments)
-    assert all(segment.text for segment in segments)
 
 
 @pytest.mark.parametrize(

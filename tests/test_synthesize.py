@@ -5,30 +5,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import letters
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import components.speech_tokenizer.model as door
-from components.shared.contracts import Interleaved, Text
+from components.shared.contracts import Interleaved, Text, check_row, from_table
 from components.shared.engine import Completion
 from components.shared.executor import ExecutorConfig, ExecutorKind
 from components.shared.manifest import read_json, read_manifest, read_table, write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import TerminalTracker
-from components.synthesize.config import SynthesizeConfig
+from components.synthesize.config import SpanUnit, SynthesizeConfig
+from components.synthesize.rows import to_rows
+from components.synthesize.saying import say
 from components.synthesize.selection import select
-from components.synthesize.shard import plan, say
+from components.synthesize.spans import plan
 from components.synthesize.stage import run
-from components.text_to_token.model import load
+from components.synthesize.survey import Chunk, documents, survey
+from components.text_to_token.model import all_plain_ids, load
 
 
 def _config(**changes) -> SynthesizeConfig:
     config = SynthesizeConfig(
         seed=3,
+        span_unit=SpanUnit.word,
         mean_span=5.0,
         ratio=0.4,
         cut_at_sentences=True,
@@ -126,7 +132,7 @@ def test_figures_add_up_and_reasons_are_counted(made):
     assert metrics["wer_en"] < 0.3
     assert metrics["tokens_per_s"] > 0
     stats = pd.read_parquet(out / "stats.parquet")
-    assert set(stats["level"]) == {"row", "shard"} and len(stats[stats["level"] == "shard"]) == 4
+    assert set(stats["level"]) == {"row", "shard"} and len(stats[stats["level"] == "shard"]) == 5
     manifest = read_manifest(out / "interleaved")
     assert manifest.grade == "exact" and manifest.extra["num_codes"] == letters.NUM_CODES
 
@@ -176,18 +182,92 @@ def test_a_language_that_fails_in_the_probe_stays_text(root, tmp_path):
         run(_config(language_shares=shares), Inputs(tmp_path), outputs, TerminalTracker())
 
 
-def test_texts_are_chosen_up_to_the_target_by_their_ids_alone(root):
-    model = load(root / "data/text_to_token/model")
-    texts = [_text(i, " ".join(letters.sentences(3, seed=i))) for i in range(40)]
-    dropped: Counter[str] = Counter()
-    config = _config(target_tokens=400)
-    chosen, expected = select(texts, model, config, dropped)
-    assert 0 < len(chosen) < 40 and 400 <= expected["en"] < 450
-    assert dropped["beyond_target"] == 40 - len(chosen)
-    more, _ = select([*texts, _text(99, "Bert likes bread.")], model, config, Counter())
-    assert len({text.id for text in chosen} & {text.id for text in more}) >= len(chosen) - 1
-    with pytest.raises(ValueError, match=r"language_shares: text 't000' is in 'en'"):
-        select(texts, model, _config(language_shares={"zh": 1.0}), Counter())
+def _chunk(number: int, **changes) -> Chunk:
+    chunk = Chunk(
+        part="",
+        language="en",
+        number=number,
+        num_documents=20,
+        content=f"content {number}",
+        num_chars=800,
+        speech_tokens=60.0,
+        text_tokens=40.0,
+    )
+    return dataclasses.replace(chunk, **changes)
+
+
+def test_chunks_are_taken_up_to_the_target_by_their_content_alone():
+    chunks = [_chunk(i) for i in range(12)]
+    config = _config(target_tokens=430)
+    selection = select(chunks, config)
+    assert 430 <= selection.tokens["en"] <= 435, "whole documents"
+    assert sorted(chunk.num_documents for chunk in selection.chunks) == [6, 20, 20, 20, 20]
+    assert selection.dropped == {"beyond_target": 12 * 20 - 86}
+    grown = select([_chunk(99), *chunks], config)
+    kept = {chunk.content for chunk in selection.chunks} & {chunk.content for chunk in grown.chunks}
+    assert len(kept) >= len(selection.chunks) - 1
+    with pytest.raises(ValueError, match=r"language_shares: texts are in 'en', wanted a share for it beside zh"):
+        select(chunks, _config(language_shares={"zh": 1.0}))
+
+
+def test_languages_share_the_tokens_two_to_one():
+    chunks = [_chunk(i) for i in range(40)] + [_chunk(i, language="zh") for i in range(40, 80)]
+    tokens = select(chunks, _config(target_tokens=2000)).tokens
+    assert tokens["en"] == pytest.approx(2 * tokens["zh"], rel=0.01)
+    assert sum(tokens.values()) == pytest.approx(2000, rel=0.01)
+    without = select(chunks, _config(target_tokens=2000), unsayable=["zh"])
+    assert without.tokens == {"en": pytest.approx(2000, rel=0.01)} and without.dropped["unsayable"] == 800
+
+
+def test_every_document_is_dealt_to_one_chunk_and_the_survey_foresees_the_tokens(root, made, tmp_path):
+    texts = root / "data/collect/texts"
+    found = survey(texts, root / "data/text_to_token/model", _config(), tmp_path, TerminalTracker())
+    names = [text.id for chunk in found.chunks for text in documents(chunk, 8, 3)]
+    assert sorted(names) == sorted(text.id for text in _texts() if text.id not in ("t100", "t101", "t104"))
+    assert [sum(1 for _ in documents(chunk, 8, 3)) for chunk in found.chunks] == [c.num_documents for c in found.chunks]
+    assert found.dropped == {"language": 1, "no_words": 1}
+    rows = list(read_table(made[1] / "interleaved", Interleaved))
+    speech = sum(row.num_speech_tokens for row in rows)
+    assert sum(chunk.speech_tokens for chunk in found.chunks) == pytest.approx(speech, rel=0.25)
+    tokenizer = load(root / "data/text_to_token/model").tokenizer
+    text = [segment.text for row in rows for segment in row.segments if segment.modality == "text"]
+    written = sum(len(ids) for ids in all_plain_ids(tokenizer, text))
+    assert sum(chunk.text_tokens for chunk in found.chunks) == pytest.approx(written, rel=0.25)
+
+
+ALPHABET = st.one_of(st.characters(), st.sampled_from("ab .,!?…—“”\n你好世界北京大学，。😀"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.text(alphabet=ALPHABET, max_size=80), min_size=1, max_size=4),
+    st.integers(0, 2**32),
+    st.floats(0, 1),
+    st.sampled_from(SpanUnit),
+    st.booleans(),
+)
+def test_segments_joined_are_the_text_and_know_where_they_came_from(texts, seed, ratio, unit, cut):
+    config = _config(seed=seed, ratio=ratio, mean_span=3.0, span_unit=unit, cut_at_sentences=cut)
+    plans = [plan(_text(i, text.encode("utf-8", "replace").decode()), config) for i, text in enumerate(texts)]
+    rng = np.random.default_rng(seed)
+    for span in (span for own in plans for span in own.spans):
+        for piece in span.pieces:
+            piece.codes = rng.integers(0, 1000, rng.integers(1, 4)).astype(np.uint16)
+            piece.fault = "loop" if rng.random() < 0.2 else ""
+    table, kept = to_rows(plans, "engine")
+    rows = from_table(table, Interleaved)
+    for row in rows:
+        check_row(row)
+    assert [row.id for row in rows] == [plan.document.id for plan in kept]
+    for row, own in zip(rows, kept, strict=True):
+        text = own.document.text
+        assert "".join(segment.text for segment in row.segments) == text
+        assert all(text[segment.start : segment.stop] == segment.text for segment in row.segments)
+        said = [np.concatenate([piece.codes for piece in span.pieces]) for span in own.spans if not span.fault]
+        assert [s.tokens for s in row.segments if s.modality == "speech"] == [codes.tolist() for codes in said]
+        assert row.num_speech_tokens == sum(map(len, said))
+        assert row.num_text_chars == sum(len(s.text) for s in row.segments if s.modality == "text")
+    assert all(all(span.fault for span in own.spans) for own in plans if own not in kept)
 
 
 class FaultyEngine:
@@ -220,12 +300,14 @@ def test_what_fails_is_said_once_more_and_then_stays_text(root):
     model = load(root / "data/text_to_token/model")
     config = _config(ratio=1.0, mean_span=40.0)
     texts = [_text(i, f"{name} sees two dogs at home.") for i, name in enumerate(("Anna", "Bert", "Carla"))]
-    plans = [plan(text, config, model) for text in texts]
+    plans = [plan(text, config) for text in texts]
     engine = FaultyEngine(model, {"bert": [0], "carla": [0, 1]})
-    counts = say(plans, config, model, engine)  # type: ignore[arg-type]
+    counts = say(plans, "en", config, model, engine)  # type: ignore[arg-type]
     assert counts["said_again"] == 2 and counts["dropped_loop"] == 1
-    codes = [plan.spans[0].codes for plan in plans]
-    assert codes[0] == letters.say(texts[0].text) and codes[1] == letters.say(texts[1].text) and codes[2] == []
+    table, kept = to_rows(plans, engine.name)
+    rows = from_table(table, Interleaved)
+    assert [row.segments[0].tokens for row in rows] == [letters.say(text.text) for text in texts[:2]]
+    assert len(kept) == 2, "what fails twice stays text"
 
 
 def test_faulty_speech_is_kept_only_when_asked_for(root):
@@ -239,16 +321,26 @@ def test_faulty_speech_is_kept_only_when_asked_for(root):
 
     for keep in (False, True):
         config = _config(ratio=1.0, mean_span=40.0, keep_faulty=keep)
-        planned = plan(text, config, model)
-        counts = say([planned], config, model, Endless(model, {}))  # type: ignore[arg-type]
-        assert bool(planned.spans[0].codes) == keep and counts["dropped_unfinished"] == (not keep)
+        planned = plan(text, config)
+        counts = say([planned], "en", config, model, Endless(model, {}))  # type: ignore[arg-type]
+        assert (len(to_rows([planned], "")[1]) == 1) == keep and counts["dropped_unfinished"] == (not keep)
 
 
-def test_a_span_is_said_sentence_by_sentence(root):
-    model = load(root / "data/text_to_token/model")
+def test_a_span_is_said_sentence_by_sentence():
     text = _text(0, "Anna sees Dr. Bert. Two dogs! At home")
     whole = _config(ratio=1.0, mean_span=40.0)
-    parts = [piece.text for piece in plan(text, whole, model).spans[0].pieces]
+    parts = [piece.text for piece in plan(text, whole).spans[0].pieces]
     assert parts == ["Anna sees Dr. Bert.", " Two dogs!", " At home"]
-    uncut = plan(text, dataclasses.replace(whole, cut_at_sentences=False), model)
+    uncut = plan(text, dataclasses.replace(whole, cut_at_sentences=False))
     assert [piece.text for piece in uncut.spans[0].pieces] == [text.text]
+
+
+def test_spans_of_whole_sentences_begin_and_end_with_them():
+    config = _config(span_unit=SpanUnit.sentence, mean_span=1.5, ratio=0.4)
+    text = _text(0, " ".join(f"Sentence {i} ends here." for i in range(40)) + " 我们走吧。他来了！")
+    planned = plan(text, config)
+    assert len(planned.spans) >= 5
+    for span in planned.spans:
+        own = text.text[span.start : span.stop]
+        assert own.lstrip().startswith(("Sentence", "我", "他")) and own.rstrip().endswith((".", "。", "！"))
+    assert sum(span.num_words for span in planned.spans) == pytest.approx(0.4 * planned.num_words, abs=5)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from components.mix.documents import SOURCES, Job, document_lengths, make_shard,
 from components.mix.schedule import SourceStream
 from components.shared.executor import map_shards
 from components.shared.fingerprint import fingerprint
-from components.shared.manifest import hash_of, read_manifest, sha256_of
+from components.shared.manifest import hash_of, link, read_manifest, sha256_of
 from components.shared.tracking import Tracker
 
 TABLES = {
@@ -112,7 +110,7 @@ class Source:
         """Put the shards into the published folder: a second name for the same file where the disk allows it."""
         for shard, folder in enumerate(self.folders):
             for made, suffix in (("tokens.bin", "bin"), ("tokens.offsets", "offsets"), ("ids.parquet", "ids.parquet")):
-                _link(folder / made, target / f"{self.name}-{shard:05d}.{suffix}")
+                link(folder / made, target / f"{self.name}-{shard:05d}.{suffix}")
 
     def stream(self, split: str, budget: int, config: MixConfig) -> SourceStream:
         """The documents of a split in their order; validation gives each at most once."""
@@ -131,10 +129,3 @@ class Source:
 def _concatenate(parts: list[Documents]) -> Documents:
     columns = [(part.lengths, part.shard, part.number) for part in parts]
     return Documents(*(np.concatenate(column) for column in zip(*columns, strict=True)))
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or one that knows no hard links
-        shutil.copyfile(source, target)

@@ -9,6 +9,7 @@ import math
 import types
 import typing
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import pyarrow as pa
@@ -325,8 +326,11 @@ def from_table(table: pa.Table, row_type: type[Row]) -> list[Row]:
     return [_from_dict(row, row_type) for row in table.to_pylist()]
 
 
+_hints_of = cache(typing.get_type_hints)
+
+
 def _from_dict(record: dict[str, Any], row_type: Any) -> Any:
-    hints = typing.get_type_hints(row_type)
+    hints = _hints_of(row_type)
     values = {}
     for field in fields(row_type):
         value, hint = record[field.name], hints[field.name]

@@ -105,6 +105,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """A second name for a finished file; a copy where the disk knows no such thing."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one that knows no hard links
+        shutil.copyfile(source, target)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON under a temporary name, then rename."""
     with atomic(path) as temporary:

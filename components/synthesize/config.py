@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from components.shared.engine import EngineConfig
 from components.shared.executor import ExecutorConfig
+
+
+class SpanUnit(Enum):
+    """What a span is made of."""
+
+    word = "word"
+    """Words, segmented units in Mandarin: a span begins and ends anywhere."""
+    sentence = "sentence"
+    """Whole sentences: a span begins and ends where sentences do."""
 
 
 @dataclass(kw_only=True)
@@ -14,10 +24,12 @@ class SynthesizeConfig:
 
     seed: int
     """Root of the stage's randomness."""
+    span_unit: SpanUnit
+    """What spans are made of (paper: words)."""
     mean_span: float
-    """Mean length of a span turned to speech, in words (paper, section 2.3: 10)."""
+    """Mean length of a span turned to speech, in its units, at least 1 (paper, section 2.3: 10 words)."""
     ratio: float
-    """Share of a text's words that is turned to speech, 0..1 (paper, section 2.3: 0.3)."""
+    """Share of a text's units that is turned to speech, 0..1 (paper, section 2.3: 0.3)."""
     cut_at_sentences: bool
     """Say the sentences of a span one by one: the model learnt sentences and phrases, not what crosses them."""
     name_speaker: bool
@@ -29,7 +41,7 @@ class SynthesizeConfig:
     top_p: float
     """Nucleus of both attempts."""
     language_shares: dict[str, float]
-    """Shares of the speech tokens by language (paper: English 2, Chinese 1), over the languages that can be said."""
+    """Shares of the tokens by language (paper: English 2, Chinese 1), over the languages that can be said."""
     keep_faulty: bool
     """Keep speech that cannot be right: only for a model too little trained to say anything (smoke)."""
     probe_documents: int
@@ -37,9 +49,10 @@ class SynthesizeConfig:
     max_failed_share: float
     """A language of whose probed spans a larger share fails stays text, 0..1; its texts are counted as unsayable."""
     target_tokens: int
-    """Speech tokens to make, by the expected length of the spans; texts beyond it are not used (paper: 6e11)."""
+    """Tokens of the documents to make, speech and text together, as expected beforehand; texts beyond it are not used
+    (paper: 6e11). Text is counted by the text-to-token tokenizer."""
     documents_per_shard: int
-    """Documents of one keyed shard, the unit of work, of restarts and of the engine's batches."""
+    """Documents of one keyed shard on average, the unit of work and of restarts."""
     heard_per_shard: int
     """Spans of each shard that are transcribed."""
     executor: ExecutorConfig

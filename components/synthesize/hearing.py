@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from components.shared.contracts import Interleaved, Segment, from_table
+from components.shared.contracts import Interleaved, from_table
 from components.shared.places import Inputs
 from components.shared.recognizer import word_error_rate
 from components.shared.tracking import Tracker
-from components.synthesize.config import SynthesizeConfig
+from components.synthesize.shard import Record
 
 NUM_SHOWN = 5
 
@@ -28,24 +28,23 @@ class Heard:
     """wer_en and cer_zh over all shards, as far as the languages occur."""
 
 
-def hear(paths: list[Path], config: SynthesizeConfig, inputs: Inputs, tracker: Tracker) -> Heard:
-    """Transcribe heard_per_shard spans of every shard and compare them with their texts."""
-    sample = [(number, *pick) for number, path in enumerate(paths) for pick in _pick(path, config)]
+def hear(records: list[Record], inputs: Inputs, tracker: Tracker) -> Heard:
+    """Transcribe the sampled spans of every shard and compare them with their texts."""
+    sample = [(number, sample) for number, record in enumerate(records) for sample in record.samples]
     if not sample:
-        return Heard(shards=[{} for _ in paths], figures={})
+        return Heard(shards=[{} for _ in records], figures={})
     from components.speech_tokenizer.model import load
 
     ear = load(inputs.folder("speech_tokenizer", "model"))
-    codes = [torch.tensor(segment.tokens, dtype=torch.long) for _, _, segment in sample]
-    languages = [language for _, language, _ in sample]
+    codes = [torch.tensor(span.tokens, dtype=torch.long) for _, span in sample]
+    languages = [span.language for _, span in sample]
     texts = ear.transcribe(codes, languages)
     errors = [
-        word_error_rate([segment.text], [text], language)
-        for (_, language, segment), text in zip(sample, texts, strict=True)
+        word_error_rate([span.text], [text], span.language) for (_, span), text in zip(sample, texts, strict=True)
     ]
     shards: list[dict[str, float]] = []
-    for shard in range(len(paths)):
-        own = [error for error, (number, _, _) in zip(errors, sample, strict=True) if number == shard]
+    for shard in range(len(records)):
+        own = [error for error, (number, _) in zip(errors, sample, strict=True) if number == shard]
         length = sum(error.length for error in own)
         shards.append({"wer": sum(error.errors for error in own) / length} if length else {})
     figures = {}
@@ -53,26 +52,18 @@ def hear(paths: list[Path], config: SynthesizeConfig, inputs: Inputs, tracker: T
         own = [error for error, spoken in zip(errors, languages, strict=True) if spoken == language]
         name = f"cer_{language}" if language == "zh" else f"wer_{language}"
         figures[name] = sum(error.errors for error in own) / max(1, sum(error.length for error in own))
-    lines = [
-        f"asked {segment.text.strip()}\nheard {text}\n" for (_, _, segment), text in zip(sample, texts, strict=True)
-    ]
+    lines = [f"asked {span.text.strip()}\nheard {text}\n" for (_, span), text in zip(sample, texts, strict=True)]
     tracker.log_text("\n".join(lines), "heard.txt")
     return Heard(shards=shards, figures=figures)
 
 
-def _pick(path: Path, config: SynthesizeConfig) -> list[tuple[str, Segment]]:
-    """(language, segment) of a shard's sampled spans, the same ones whenever the shard is the same."""
-    rows = from_table(pq.read_table(path), Interleaved)
-    spans = [(row.language, s) for row in rows for s in row.segments if s.modality == "speech"]
-    rng = np.random.default_rng([config.seed, len(spans)])
-    count = min(config.heard_per_shard, len(spans))
-    return [spans[int(i)] for i in sorted(rng.choice(len(spans), count, replace=False))] if count else []
-
-
-def show(paths: list[Path], tracker: Tracker) -> None:
-    """A few documents to read: speech spans in brackets with their number of tokens."""
+def show(path: Path, tracker: Tracker) -> None:
+    """A few documents of a shard to read: speech spans in brackets with their number of tokens."""
     lines = []
-    for row in from_table(pq.read_table(paths[0]), Interleaved)[:NUM_SHOWN]:
+    with pq.ParquetFile(path) as file:
+        batch = next(file.iter_batches(batch_size=NUM_SHOWN), None)
+    rows = [] if batch is None else from_table(pa.Table.from_batches([batch]), Interleaved)
+    for row in rows:
         parts = [
             segment.text if segment.modality == "text" else f" [{segment.text.strip()} | {len(segment.tokens)}]"
             for segment in row.segments

@@ -7,12 +7,9 @@ multinomial, so they are drawn at once and no span is cut to fit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-
-from components.shared.contracts import Segment
 
 
 def plan_spans(num_words: int, mean_span: float, ratio: float, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -83,27 +80,3 @@ def _around(lengths: np.ndarray, gaps: np.ndarray, rng: np.random.Generator) -> 
     begins = (starts[:-1] - opening) % starts[-1]
     order = np.argsort(begins)
     return [(int(begins[i]), int(begins[i] + lengths[i])) for i in order]
-
-
-def interleave(text: str, spans: Sequence[tuple[int, int]], codes: Sequence[Sequence[int]]) -> list[Segment]:
-    """A text as segments: spans (start, stop) in characters, in order, stand as speech; their text reads as before.
-
-    codes: speech codes of each span; a span without codes stays text. The segments' texts joined are the text.
-    """
-    segments: list[Segment] = []
-    end = 0
-    for (start, stop), said in zip(spans, codes, strict=True):
-        if not said:
-            continue
-        if start > end:
-            segments.append(_text(text, end, start))
-        tokens = [int(code) for code in said]
-        segments.append(Segment(modality="speech", text=text[start:stop], tokens=tokens, start=start, stop=stop))
-        end = stop
-    if end < len(text):
-        segments.append(_text(text, end, len(text)))
-    return segments
-
-
-def _text(text: str, start: int, stop: int) -> Segment:
-    return Segment(modality="text", text=text[start:stop], tokens=[], start=start, stop=stop)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
-from components.shared.contracts import Text
 from components.shared.executor import map_shards
 from components.shared.tracking import Tracker
 from components.synthesize.config import SynthesizeConfig
-from components.synthesize.shard import failed_share, keyed, make, read_record, seed_of
+from components.synthesize.selection import first_documents
+from components.synthesize.shard import failed_share, keyed, make, read_record
+from components.synthesize.survey import Chunk
 
 
 def find_unsayable(
-    documents: list[Text], folder: Path, config: SynthesizeConfig, work: Path, tracker: Tracker
+    chunks: list[Chunk], folder: Path, config: SynthesizeConfig, work: Path, tracker: Tracker
 ) -> list[str]:
     """Languages of whose spans more than config.max_failed_share fail, in config.probe_documents documents of each.
 
-    folder: of the text-to-token model; the spans are planned and said as those of any shard, under work.
+    chunks: what was selected; folder: of the text-to-token model. The spans are planned and said as those of any shard.
     """
-    parts: dict[str, list[Text]] = defaultdict(list)
-    for document in sorted(documents, key=lambda document: seed_of(config.seed, "probe", document.id)):
-        if len(parts[document.language]) < config.probe_documents:
-            parts[document.language].append(document)
-    jobs = keyed(list(parts.values()), folder, config)
+    first: dict[str, Chunk] = {}
+    for chunk in sorted(chunks, key=lambda chunk: -chunk.num_documents):
+        share = config.probe_documents / chunk.num_documents
+        first.setdefault(chunk.language, first_documents(chunk, share))
+    jobs = keyed(first.values(), folder, config)
     paths = map_shards(
         make,
         list(jobs.values()),
@@ -32,11 +32,11 @@ def find_unsayable(
         config=config.executor,
         progress=lambda done, total: tracker.progress(done, total, "synthesize: probe of each language"),
     )
-    shares = {language: failed_share(read_record(path)[0]) for language, path in zip(parts, paths, strict=True)}
+    shares = {language: failed_share(read_record(path).counts) for language, path in zip(first, paths, strict=True)}
     unsayable = sorted(language for language, share in shares.items() if share > config.max_failed_share)
     for language in unsayable:
         tracker.say(
             f"synthesize: {language} stays text: {shares[language]:.0%} of its spans fail in "
-            f"{len(parts[language])} documents, accepted are {config.max_failed_share:.0%}"
+            f"{first[language].num_documents} documents, accepted are {config.max_failed_share:.0%}"
         )
     return unsayable

@@ -1,60 +1,73 @@
-"""Which texts are used: a share of the speech tokens for every language that can be said, up to the target."""
+"""Which documents are used: a share of the tokens for every language that can be said, up to the target."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
-from components.shared.contracts import Text
-from components.shared.speakable import speakable
 from components.synthesize.config import SynthesizeConfig
-from components.synthesize.shard import seed_of
-from components.text_to_token.model import TextToToken
+from components.synthesize.seeds import seed_of
+from components.synthesize.survey import Chunk
 
 
-def select(
-    texts: Iterable[Text],
-    model: TextToToken,
-    config: SynthesizeConfig,
-    dropped: Counter[str],
-    unsayable: Collection[str] = (),
-) -> tuple[list[Text], dict[str, float]]:
-    """(texts of splits train and validation to use, in their own order; expected speech tokens by language).
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is to be made."""
 
-    Which ones are used below a target depends on their ids alone, so that a grown corpus keeps most of what it had.
-    Left out and counted in dropped: texts without a word (no_words), in a language that was not learnt (language) or
-    that is named unsayable (unsayable), and those beyond the target (beyond_target). Raises ValueError when a language
-    has no share.
+    chunks: list[Chunk]
+    """In the order of the texts; the last one of a language may be cut to its first documents."""
+    dropped: Counter[str]
+    """Documents in a language that is named unsayable, and those beyond the target (beyond_target)."""
+
+    @property
+    def tokens(self) -> dict[str, float]:
+        """Expected tokens of each language, speech and text together."""
+        found: dict[str, float] = defaultdict(float)
+        for chunk in self.chunks:
+            found[chunk.language] += chunk.tokens
+        return dict(found)
+
+
+def select(chunks: list[Chunk], config: SynthesizeConfig, unsayable: Collection[str] = ()) -> Selection:
+    """Take chunks of each language until its share of the target is there.
+
+    Which ones depends on their content and the seed alone, so that a grown corpus keeps most of what it had. Raises
+    ValueError when a language has no share.
     """
-    by_language: dict[str, list[tuple[int, int, Text]]] = {}
-    for position, text in enumerate(texts):
-        if text.split == "test":
-            continue
-        if text.language not in model.pace.languages:
-            dropped["language"] += 1
-            continue
-        if text.language in unsayable:
-            dropped["unsayable"] += 1
-            continue
-        if text.language not in config.language_shares:
+    dropped: Counter[str] = Counter()
+    by_language: dict[str, list[int]] = defaultdict(list)
+    for index, chunk in enumerate(chunks):
+        if chunk.language in unsayable:
+            dropped["unsayable"] += chunk.num_documents
+        elif chunk.language not in config.language_shares:
             raise ValueError(
-                f"synthesize.language_shares: text {text.id!r} is in {text.language!r}, "
+                f"synthesize.language_shares: texts are in {chunk.language!r}, "
                 f"wanted a share for it beside {', '.join(config.language_shares)}"
             )
-        by_language.setdefault(text.language, []).append((seed_of(config.seed, "use", text.id), position, text))
+        else:
+            by_language[chunk.language].append(index)
     total_share = sum(config.language_shares[language] for language in by_language)
-    chosen: list[tuple[int, Text]] = []
-    expected: dict[str, float] = {}
-    for language, candidates in sorted(by_language.items()):
-        target = config.target_tokens * config.language_shares[language] / total_share
-        expected[language] = 0.0
-        for _, position, text in sorted(candidates, key=lambda candidate: candidate[:2]):
-            said = speakable(text.text, language)
-            if not said:
-                dropped["no_words"] += 1
-            elif expected[language] >= target:
-                dropped["beyond_target"] += 1
-            else:
-                expected[language] += config.ratio * model.pace.expected(said, language)
-                chosen.append((position, text))
-    return [text for _, text in sorted(chosen, key=lambda pair: pair[0])], expected
+    chosen: dict[int, Chunk] = {}
+    for language, members in by_language.items():
+        left = config.target_tokens * config.language_shares[language] / total_share
+        for index in sorted(members, key=lambda index: (seed_of(config.seed, "use", chunks[index].content), index)):
+            used = first_documents(chunks[index], left / max(1.0, chunks[index].tokens))
+            dropped["beyond_target"] += chunks[index].num_documents - used.num_documents
+            left -= used.tokens
+            if used.num_documents:
+                chosen[index] = used
+    return Selection(chunks=[chosen[index] for index in sorted(chosen)], dropped=dropped)
+
+
+def first_documents(chunk: Chunk, share: float) -> Chunk:
+    """A chunk cut to a share of its documents, whole ones, at least as many as the share; share: any number."""
+    count = min(chunk.num_documents, max(0, -int(-share * chunk.num_documents // 1)))
+    kept = count / chunk.num_documents
+    return replace(
+        chunk,
+        num_documents=count,
+        num_chars=round(chunk.num_chars * kept),
+        speech_tokens=chunk.speech_tokens * kept,
+        text_tokens=chunk.text_tokens * kept,
+    )

@@ -1,115 +1,118 @@
-"""One shard: plan the spans of its documents, say them, say once more what failed, write the rows and the counts."""
+"""One shard: plan the spans of its documents, say them, write the rows, and keep what is to be known of them.
+
+Documents pass in windows of a bounded size, so that a shard takes no more memory for being larger.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from components.shared.contracts import Interleaved, Text, to_table
-from components.shared.engine import Engine, EngineConfig, Request, make_engine
+from components.shared.contracts import Interleaved, Schema, Text
+from components.shared.engine import Engine, EngineConfig, make_engine
 from components.shared.fingerprint import fingerprint
 from components.shared.manifest import hash_of, read_manifest
-from components.shared.speakable import speakable
-from components.shared.words import ends_sentence, words
 from components.synthesize.config import SynthesizeConfig
-from components.synthesize.interleave import interleave, plan_spans
-from components.text_to_token.model import FAULTS, TextToToken, count_words, load
+from components.synthesize.rows import to_rows
+from components.synthesize.saying import DROPPED_SPANS, say
+from components.synthesize.seeds import seed_of
+from components.synthesize.spans import Plan, plan
+from components.synthesize.survey import Chunk, documents
+from components.text_to_token.model import TextToToken, load
 
 RECORD = b"synthesize"
-"""Key of the counts in a shard's Parquet metadata."""
-DROPPED_SPANS = ("foreign", *FAULTS)
-"""Why a span stays text."""
+"""Key of a shard's record in its Parquet metadata."""
+WINDOW_CHARS = 2_000_000
+"""Text whose spans are said together: enough that the engine seldom waits for the last of them, 50 MB at most."""
+MAX_ROWS = 100
+"""Documents of a shard that its statistics describe."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What a shard is made of; plain data, so that it travels to any worker."""
 
-    documents: list[Text]
+    chunk: Chunk
     model: str
     """Folder of the text-to-token model."""
     config: SynthesizeConfig
 
 
-@dataclass
-class Piece:
-    """A part of a span that is said at once, and what came of it."""
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A span that was said."""
 
-    key: str
-    text: str
     language: str
-    codes: list[int] = field(default_factory=list)
-    fault: str = ""
+    text: str
+    tokens: list[int]
 
 
-@dataclass
-class Span:
-    """Characters start..stop of a document, said in pieces."""
+@dataclass(kw_only=True)
+class Record:
+    """What is known of a finished shard without reading its rows."""
 
-    start: int
-    stop: int
-    num_words: int
-    pieces: list[Piece]
-
-    @property
-    def fault(self) -> str:
-        """Why the span stays text, or an empty string."""
-        return next((piece.fault for piece in self.pieces if piece.fault), "")
-
-    @property
-    def codes(self) -> list[int]:
-        """Codes of all pieces, none when one of them failed."""
-        return [] if self.fault else [code for piece in self.pieces for code in piece.codes]
+    counts: Counter[str] = field(default_factory=Counter)
+    exact: bool
+    """Whether the tokens would be made again byte by byte."""
+    samples: list[Sample] = field(default_factory=list)
+    """Spans to be heard, config.heard_per_shard of them."""
+    rows: list[dict[str, float]] = field(default_factory=list)
+    """Statistics of some documents."""
 
 
-@dataclass
-class Plan:
-    """A document and what of it is to be said."""
-
-    document: Text
-    num_words: int
-    spans: list[Span]
-
-
-def keyed(parts: list[list[Text]], folder: Path, config: SynthesizeConfig) -> dict[str, Job]:
-    """A shard of each part by its key: a hash of the documents, the model, the code and the settings that matter."""
-    config = replace(
-        config, target_tokens=0, language_shares={}, heard_per_shard=0, probe_documents=0, max_failed_share=1.0
-    )
+def keyed(chunks: Iterable[Chunk], folder: Path, config: SynthesizeConfig) -> dict[str, Job]:
+    """A shard of each chunk by its key: a hash of the documents, the model, the code and the settings that matter."""
+    config = replace(config, target_tokens=0, language_shares={}, probe_documents=0, max_failed_share=1.0)
     settings = {name: value for name, value in asdict(config).items() if name != "executor"}
     settings["engine"]["kind"] = config.engine.kind.value
+    settings["span_unit"] = config.span_unit.value
     same_for_all = [settings, read_manifest(folder).content_hash, fingerprint("synthesize")]
     return {
-        hash_of([same_for_all, [asdict(document) for document in part]]): Job(
-            documents=part, model=str(folder), config=config
-        )
-        for part in parts
+        hash_of([same_for_all, chunk.content, chunk.num_documents]): Job(chunk=chunk, model=str(folder), config=config)
+        for chunk in chunks
     }
 
 
 def make(job: Job, path: Path) -> None:
-    """Write the shard's Interleaved rows, with its counts in the Parquet metadata."""
-    config, model = job.config, _model(job.model)
+    """Write the shard's Interleaved rows, with its record in the Parquet metadata."""
+    config, chunk, model = job.config, job.chunk, _model(job.model)
     engine = _engine(config.engine, job.model)
-    plans = [plan(document, config, model) for document in job.documents]
-    counts = say(plans, config, model, engine)
-    rows = [row for row in (_row(plan, engine.name) for plan in plans) if row is not None]
-    counts["dropped_no_speech"] = len(plans) - len(rows)
-    record = json.dumps({"counts": counts, "exact": engine.exact}, sort_keys=True)
-    pq.write_table(to_table(rows, Interleaved).replace_schema_metadata({RECORD: record}), path, compression="zstd")
+    record = Record(exact=engine.exact)
+    listener = _Listener(config.heard_per_shard, seed_of(config.seed, "heard", chunk.content))
+    own = islice(documents(chunk, config.documents_per_shard, config.seed), chunk.num_documents)
+    with pq.ParquetWriter(path, Schema.of(Interleaved), compression="zstd") as writer:
+        for window in _windows(own):
+            plans = [plan(document, config) for document in window]
+            counts = say(plans, chunk.language, config, model, engine)
+            rows, kept = to_rows(plans, engine.name)
+            counts["dropped_no_speech"] = len(plans) - len(kept)
+            record.counts += counts
+            record.rows += [_statistics(plan) for plan in kept[: MAX_ROWS - len(record.rows)]]
+            listener.offer(kept)
+            writer.write_table(rows)
+        record.samples = listener.samples
+        fields = {**vars(record), "samples": [asdict(sample) for sample in record.samples]}
+        writer.add_key_value_metadata({RECORD: json.dumps(fields, sort_keys=True)})
 
 
-def read_record(path: Path) -> tuple[Counter[str], bool]:
-    """(counts, whether the tokens are exact) that `make` kept with a shard."""
-    record = json.loads(pq.read_schema(path).metadata[RECORD])
-    return Counter(record["counts"]), record["exact"]
+def read_record(path: Path) -> Record:
+    """What `make` kept with a shard."""
+    record: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[RECORD])
+    return Record(
+        counts=Counter(record["counts"]),
+        exact=record["exact"],
+        samples=[Sample(**sample) for sample in record["samples"]],
+        rows=record["rows"],
+    )
 
 
 def failed_share(counts: Counter[str]) -> float:
@@ -134,86 +137,49 @@ def _engine(config: EngineConfig, folder: str) -> Engine:
     return _ENGINES[repr(config)]
 
 
-def seed_of(*parts: object) -> int:
-    """A seed from anything printable: the same on every machine and for any number of workers."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
+def _windows(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    """Neighbouring documents, WINDOW_CHARS of text or one document together."""
+    window: list[Text] = []
+    chars = 0
+    for text in texts:
+        if window and chars + len(text.text) > WINDOW_CHARS:
+            yield window
+            window, chars = [], 0
+        window.append(text)
+        chars += len(text.text)
+    if window:
+        yield window
 
 
-def plan(document: Text, config: SynthesizeConfig, model: TextToToken) -> Plan:
-    """Draw the spans of a document and cut them into what is said at once."""
-    places = words(document.text)
-    rng = np.random.default_rng(seed_of(config.seed, document.id))
-    spans = []
-    for first, last in plan_spans(len(places), config.mean_span, config.ratio, rng):
-        parts = [document.text[start:stop] for start, stop in places[first:last]]
-        pieces: list[Piece] = []
-        for text in _sentences(parts) if config.cut_at_sentences else ["".join(parts)]:
-            if speakable(text, document.language):
-                key = f"{document.id}:{places[first][0]}:{len(pieces)}"
-                fault = "" if model.can_say(text, document.language) else "foreign"
-                pieces.append(Piece(key, text, document.language, fault=fault))
-        if pieces:
-            spans.append(Span(places[first][0], places[last - 1][1], last - first, pieces))
-    return Plan(document, len(places), spans)
+def _statistics(plan: Plan) -> dict[str, float]:
+    """What the gate looks at in a document."""
+    spans = [span for span in plan.spans if not span.fault]
+    per_char = [sum(len(piece.codes) for piece in span.pieces) / (span.stop - span.start) for span in spans]
+    return {
+        "speech_share": sum(span.stop - span.start for span in spans) / len(plan.document.text),
+        "num_speech_spans": float(len(spans)),
+        "tokens_per_char": float(np.mean(per_char)),
+    }
 
 
-def _sentences(parts: list[str]) -> list[str]:
-    """Words put together up to every end of a sentence."""
-    texts, current = [], ""
-    for word in parts:
-        current += word
-        if ends_sentence(word):
-            texts.append(current)
-            current = ""
-    return [*texts, current] if current else texts
+class _Listener:
+    """Keeps a few of all spans, every one as likely as any other."""
 
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.rng = count, np.random.default_rng(seed)
+        self.kept: list[tuple[float, Sample]] = []
 
-def say(plans: list[Plan], config: SynthesizeConfig, model: TextToToken, engine: Engine) -> Counter[str]:
-    """Fill in the codes of every piece. What fails is said once more with another seed, then its span stays text."""
-    spans = [span for plan in plans for span in plan.spans]
-    waiting = [piece for span in spans for piece in span.pieces if not span.fault]
-    counts: Counter[str] = Counter(documents=len(plans), spans=len(spans), pieces=len(waiting))
-    for attempt, temperature in enumerate((config.temperature, config.retry_temperature)):
-        requests = [_request(piece, attempt, temperature, config, model) for piece in waiting]
-        for piece, completion in zip(waiting, engine.generate_all(requests), strict=True):
-            fault = model.fault(piece.text, piece.language, completion)
-            piece.codes = model.codes(completion.token_ids)
-            piece.fault = "" if config.keep_faulty and piece.codes else fault
-            counts["generated_tokens"] += len(piece.codes)
-        waiting = [piece for piece in waiting if piece.fault]
-        counts["said_again"] += len(waiting) if attempt == 0 else 0
-    counts["words"] = sum(plan.num_words for plan in plans)
-    for span in spans:
-        if span.fault:
-            counts[f"dropped_{span.fault}"] += 1
-            continue
-        counts["speech_words"] += span.num_words
-        counts["said_words"] += sum(count_words(speakable(piece.text, piece.language)) for piece in span.pieces)
-        counts["speech_tokens"] += len(span.codes)
-    return counts
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for _, sample in self.kept]
 
-
-def _request(piece: Piece, attempt: int, temperature: float, config: SynthesizeConfig, model: TextToToken) -> Request:
-    speaker = model.main_speakers[piece.language] if config.name_speaker else None
-    seed = seed_of(config.seed, piece.key, attempt)
-    return model.request(piece.key, piece.text, piece.language, speaker, seed, temperature, config.top_p)
-
-
-def _row(plan: Plan, engine: str) -> Interleaved | None:
-    """The document with its speech, None when no span of it could be said."""
-    document, spans = plan.document, plan.spans
-    segments = interleave(document.text, [(span.start, span.stop) for span in spans], [span.codes for span in spans])
-    num_tokens = sum(len(segment.tokens) for segment in segments)
-    if not num_tokens:
-        return None
-    return Interleaved(
-        id=document.id,
-        language=document.language,
-        corpus=document.corpus,
-        segments=segments,
-        num_text_chars=sum(len(segment.text) for segment in segments if segment.modality == "text"),
-        num_speech_tokens=num_tokens,
-        engine=engine,
-        license=document.license,
-        split=document.split,
-    )
+    def offer(self, plans: list[Plan]) -> None:
+        """Spans that were said, once each."""
+        spans = [(plan.document, span) for plan in plans for span in plan.spans if not span.fault]
+        draws = self.rng.random(len(spans))
+        for index in np.argsort(draws)[: self.count].tolist():
+            document, span = spans[index]
+            tokens = [code for piece in span.pieces for code in piece.codes.tolist()]
+            sample = Sample(language=document.language, text=document.text[span.start : span.stop], tokens=tokens)
+            self.kept.append((float(draws[index]), sample))
+        self.kept = sorted(self.kept, key=lambda kept: kept[0])[: self.count]
