@@ -251,9 +251,9 @@ def test_segments_joined_are_the_text_and_know_where_they_came_from(texts, seed,
     plans = [plan(_text(i, text.encode("utf-8", "replace").decode()), config) for i, text in enumerate(texts)]
     rng = np.random.default_rng(seed)
     for span in (span for own in plans for span in own.spans):
+        span.fault = "loop" if rng.random() < 0.2 else ""
         for piece in span.pieces:
             piece.codes = rng.integers(0, 1000, rng.integers(1, 4)).astype(np.uint16)
-            piece.fault = "loop" if rng.random() < 0.2 else ""
     table, kept = to_rows(plans, "engine")
     rows = from_table(table, Interleaved)
     for row in rows:

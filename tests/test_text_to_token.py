@@ -16,12 +16,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.shared.engine import Completion
 from components.shared.packing import IGNORED, attention_mask
+from components.shared.speakable import speakable
 from components.shared.tokens import Vocabulary
 from components.text_to_token.alignment import Alignment, align, align_pairs
 from components.text_to_token.crossing import cross, join, mix, spoken
 from components.text_to_token.data import PLAIN, Choices, Encoder, PairLoader, within
+from components.text_to_token.encoding import WordIds
 from components.text_to_token.guidance import NOWHERE, Guide
-from components.text_to_token.model import load, plain_ids, prompt_of
+from components.text_to_token.model import all_plain_ids, load, plain_ids, prompt_of
 from components.text_to_token.pace import Pace, features, longest_loops, num_words
 from components.text_to_token.pairs import Pair, main_speakers, make_tokenizer, select
 
@@ -332,3 +334,14 @@ def test_the_door_makes_requests_reads_codes_and_judges(trained):
 def test_a_folder_without_its_record_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no speech\.json"):
         load(tmp_path)
+
+
+TOKENIZER = make_tokenizer(select(letters.rows(), Counter())["train"], 300, letters.NUM_CODES)
+
+
+@given(
+    st.lists(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("ab ,.?!'1你好")), max_size=30), max_size=4)
+)
+def test_words_joined_have_the_ids_of_the_text(texts):
+    said = [text for text in (speakable(text, language) for text in texts for language in ("en", "zh")) if text]
+    assert WordIds(TOKENIZER).encode(said) == all_plain_ids(TOKENIZER, said)

@@ -11,6 +11,7 @@ MAX_DIGITS = 16
 """Longer runs of digits are read digit by digit."""
 MONEY = {"¥": "元", "￥": "元", "$": "美元", "€": "欧元", "£": "英镑"}
 SYMBOLS = {"℃": "摄氏度", "°C": "摄氏度", "°": "度", "+": "加", "=": "等于", "×": "乘", "÷": "除以", "&": "和"}
+DIGIT = re.compile(r"\d")
 NUMBER = re.compile(
     r"(?P<year>\d{4})(?=年)"
     r"|(?P<money>[¥￥$€£])(?P<amount>\d[\d,]*(?:\.\d+)?)(?P<scale>[万亿]*)"
@@ -24,7 +25,8 @@ NUMBER = re.compile(
 
 def spell_numbers(text: str) -> str:
     """Mandarin text with digits and symbols written as characters."""
-    text = NUMBER.sub(_say, text)
+    if DIGIT.search(text):
+        text = NUMBER.sub(_say, text)
     for symbol, words in SYMBOLS.items():
         text = text.replace(symbol, words)
     return text

@@ -21,8 +21,7 @@ def say(plans: list[Plan], language: str, config: SynthesizeConfig, model: TextT
     """
     spans = [span for plan in plans for span in plan.spans]
     for span in spans:
-        for piece in span.pieces:
-            piece.fault = "" if model.pace.can_say(piece.said, language) else "foreign"
+        span.fault = "" if all(model.pace.can_say(piece.said, language) for piece in span.pieces) else "foreign"
     waiting = [piece for span in spans if not span.fault for piece in span.pieces]
     counts: Counter[str] = Counter(documents=len(plans), spans=len(spans), pieces=len(waiting))
     speaker = model.main_speakers[language] if config.name_speaker else None
@@ -31,6 +30,8 @@ def say(plans: list[Plan], language: str, config: SynthesizeConfig, model: TextT
         counts["generated_tokens"] += sum(len(piece.codes) for piece in waiting)
         waiting = [piece for piece in waiting if piece.fault]
         counts["said_again"] += len(waiting) if attempt == 0 else 0
+    for span in spans:
+        span.fault = next((piece.fault for piece in span.pieces if piece.fault), span.fault)
     counts["words"] = sum(plan.num_words for plan in plans)
     good = [span for span in spans if not span.fault]
     counts["speech_words"] = sum(span.num_words for span in good)

@@ -5,6 +5,7 @@ Documents pass in windows of a bounded size, so that a shard takes no more memor
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from components.shared.contracts import Interleaved, Schema, Text
 from components.shared.engine import Engine, EngineConfig, make_engine
-from components.shared.fingerprint import fingerprint
+from components.shared.fingerprint import module_fingerprint
 from components.shared.manifest import hash_of, read_manifest
 from components.synthesize.config import SynthesizeConfig
 from components.synthesize.rows import to_rows
@@ -75,7 +76,7 @@ def keyed(chunks: Iterable[Chunk], folder: Path, config: SynthesizeConfig) -> di
     settings = {name: value for name, value in asdict(config).items() if name != "executor"}
     settings["engine"]["kind"] = config.engine.kind.value
     settings["span_unit"] = config.span_unit.value
-    same_for_all = [settings, read_manifest(folder).content_hash, fingerprint("synthesize")]
+    same_for_all = [settings, read_manifest(folder).content_hash, module_fingerprint(__name__)]
     return {
         hash_of([same_for_all, chunk.content, chunk.num_documents]): Job(chunk=chunk, model=str(folder), config=config)
         for chunk in chunks
@@ -87,6 +88,7 @@ def make(job: Job, path: Path) -> None:
     config, chunk, model = job.config, job.chunk, _model(job.model)
     engine = _engine(config.engine, job.model)
     record = Record(exact=engine.exact)
+    gc.freeze()  # else the collector looks through all of torch whenever a window's lists pile up: a third of the time
     listener = _Listener(config.heard_per_shard, seed_of(config.seed, "heard", chunk.content))
     own = islice(documents(chunk, config.documents_per_shard, config.seed), chunk.num_documents)
     with pq.ParquetWriter(path, Schema.of(Interleaved), compression="zstd") as writer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -40,11 +40,8 @@ class Span:
     stop: int
     num_words: int
     pieces: list[Piece]
-
-    @property
-    def fault(self) -> str:
-        """Why the span stays text, or an empty string."""
-        return next((piece.fault for piece in self.pieces if piece.fault), "")
+    fault: str = ""
+    """Why the span stays text, or an empty string."""
 
 
 @dataclass(slots=True)
@@ -64,20 +61,17 @@ def plan(document: Text, config: SynthesizeConfig) -> Plan:
     text = document.text
     edges = word_edges(text)
     num_words = max(0, len(edges) - 1)
-    ends = np.array(list(_sentence_ends(text, edges)), np.int64) if _needs_sentences(config) else np.empty(0, np.int64)
     places = np.arange(num_words + 1)
-    if config.span_unit is SpanUnit.sentence:
-        places = np.unique(np.concatenate([places[:1], ends, places[-1:]]))
+    if config.span_unit is SpanUnit.sentence and num_words:
+        places = np.array([0, *_sentence_ends(text, edges, 0, num_words), num_words])
     rng = np.random.default_rng(seed_of(config.seed, document.id))
     spans = []
     for first, last in plan_spans(len(places) - 1, config.mean_span, config.ratio, rng):
         begin, end = int(places[first]), int(places[last])
-        cuts = [begin, end]
-        if config.cut_at_sentences:
-            cuts[1:1] = ends[(ends > begin) & (ends < end)].tolist()
+        inner = _sentence_ends(text, edges, begin, end) if config.cut_at_sentences else []
         start = int(edges[begin])
         pieces: list[Piece] = []
-        for left, right in pairwise(cuts):
+        for left, right in pairwise([begin, *inner, end]):
             own = text[edges[left] : edges[right]]
             if said := speakable(own, document.language):
                 pieces.append(Piece(f"{document.id}:{start}:{len(pieces)}", own, said))
@@ -86,13 +80,12 @@ def plan(document: Text, config: SynthesizeConfig) -> Plan:
     return Plan(document, num_words, spans)
 
 
-def _needs_sentences(config: SynthesizeConfig) -> bool:
-    return config.cut_at_sentences or config.span_unit is SpanUnit.sentence
-
-
-def _sentence_ends(text: str, edges: np.ndarray) -> Iterator[int]:
-    """How many words of the text stand before each end of a sentence."""
-    marks = np.array([found.start() for found in _END.finditer(text)], np.int64)
-    for word in np.unique(np.searchsorted(edges, marks, side="right") - 1).tolist():
-        if word + 1 < len(edges) and ends_sentence(text[edges[word] : edges[word + 1]]):
-            yield word + 1
+def _sentence_ends(text: str, edges: np.ndarray, first: int, last: int) -> list[int]:
+    """Words after which a sentence ends, inside first..last: how many words of the text stand before it, ascending."""
+    ends: list[int] = []
+    own = edges[first : last + 1].tolist()
+    for found in _END.finditer(text, own[0], own[-1]):
+        word = bisect(own, found.start())
+        if word < len(own) - 1 and first + word not in ends[-1:] and ends_sentence(text[own[word - 1] : own[word]]):
+            ends.append(first + word)
+    return ends

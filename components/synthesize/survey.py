@@ -7,6 +7,7 @@ so that any chunk is a fair sample of its texts. Nothing but a few numbers a chu
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,10 +20,9 @@ import pyarrow.parquet as pq
 
 from components.shared.contracts import Text, from_table
 from components.shared.executor import map_shards
-from components.shared.fingerprint import fingerprint
+from components.shared.fingerprint import module_fingerprint
 from components.shared.manifest import hash_of, inside, read_json, read_manifest, shard_paths, write_json
 from components.shared.tracking import Tracker
-from components.shared.words import SPOKEN, kinds
 from components.synthesize.config import SynthesizeConfig
 from components.synthesize.seeds import seed_of
 from components.text_to_token.model import all_plain_ids, load
@@ -32,6 +32,7 @@ _BATCH_ROWS = 256
 _COUNTED_CHARS = 2000
 """Of each chunk's first documents this much is tokenized, to know how many characters a text token has."""
 _COUNTED_DOCUMENTS = 8
+_SPOKEN = re.compile(r"[^\W_]")
 
 
 @dataclass(kw_only=True)
@@ -83,7 +84,7 @@ def survey(texts: Path, folder: Path, config: SynthesizeConfig, work: Path, trac
     """
     hashes = {inside(texts, entry.path): [entry.path, entry.sha256] for entry in read_manifest(texts).files}
     settings = [config.seed, config.ratio, config.documents_per_shard]
-    same_for_all = [settings, read_manifest(folder).content_hash, fingerprint("synthesize")]
+    same_for_all = [settings, read_manifest(folder).content_hash, module_fingerprint(__name__)]
     jobs = {
         hash_of([same_for_all, hashes[path]]): _Job(
             part=str(path),
@@ -121,7 +122,7 @@ def documents(chunk: Chunk, documents_per_shard: int, seed: int) -> Iterator[Tex
 
 def has_words(text: str) -> bool:
     """Whether there is a letter, a digit or an ideograph in a text."""
-    return bool((kinds(text) & SPOKEN).any())
+    return _SPOKEN.search(text) is not None
 
 
 def _look(job: _Job, path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from components.shared.engine import ERROR, LENGTH, Completion, Request
 from components.shared.manifest import read_json, write_json
 from components.shared.speakable import speakable
 from components.shared.tokens import Vocabulary, load_tokenizer
+from components.text_to_token.encoding import WordIds, all_plain_ids, plain_ids
 from components.text_to_token.pace import Pace, count_words, features, num_words
 
 __all__ = [
@@ -70,6 +72,8 @@ class TextToToken:
     main_speakers: dict[str, str]
     """Of each language the speaker with most of the training pairs: the one that was learnt best."""
     pace: Pace
+    words: WordIds
+    """Ids of the words of speakable texts."""
     controls: dict[str, list[int]] = field(default_factory=dict)
     """Ids that name a speaker, as far as they were asked for."""
 
@@ -87,10 +91,9 @@ class TextToToken:
         if not all(said):
             raise ValueError("text_to_token: nothing to say in an empty text; wanted a word or a number")
         bounds = self.pace.bounds(said, language).tolist()
-        text_ids = all_plain_ids(self.tokenizer, said)
         return [
             Line(said=own, language=language, text_ids=ids, fewest=fewest, most=most)
-            for own, ids, (fewest, most) in zip(said, text_ids, bounds, strict=True)
+            for own, ids, (fewest, most) in zip(said, self.words.encode(said), bounds, strict=True)
         ]
 
     def request_of(
@@ -120,19 +123,23 @@ class TextToToken:
         """
         if not lines:
             return []
-        v = self.vocabulary
-        codes, faults = [], []
-        for line, completion in zip(lines, completions, strict=True):
-            ids = np.array(completion.token_ids, dtype=np.int64)
-            is_audio = (ids >= v.first_audio_id) & (ids < v.first_audio_id + v.num_codes)
-            codes.append((ids[is_audio] - v.first_audio_id).astype(np.uint16))
-            faults.append({ERROR: "refused", LENGTH: "unfinished"}.get(completion.finish_reason, ""))
-            if not faults[-1] and self.words_in_speech:
-                read = ids[~is_audio & (ids != v.end_of_audio)]
-                faults[-1] = "" if read.tolist() == line.text_ids else "misread"
+        ids, owner = _flat([completion.token_ids for completion in completions])
+        v, count = self.vocabulary, len(lines)
+        is_audio = (ids >= v.first_audio_id) & (ids < v.first_audio_id + v.num_codes)
+        edges = [0, *np.cumsum(np.bincount(owner[is_audio], minlength=count)).tolist()]
+        of_all = (ids[is_audio] - v.first_audio_id).astype(np.uint16)
+        codes = [of_all[start:stop] for start, stop in pairwise(edges)]
         bounds = np.array([(line.fewest, line.most) for line in lines])
-        of_pace = self.pace.faults(bounds, lines[0].language, codes)
-        return [(own, fault or other) for own, fault, other in zip(codes, faults, of_pace, strict=True)]
+        faults = self.pace.faults(bounds, lines[0].language, codes)
+        if self.words_in_speech:
+            is_text = ~is_audio & (ids != v.end_of_audio)
+            read = _same(_flat([line.text_ids for line in lines]), (ids[is_text], owner[is_text]), count)
+            faults = [fault if right else "misread" for fault, right in zip(faults, read.tolist(), strict=True)]
+        ends = {ERROR: "refused", LENGTH: "unfinished"}
+        return [
+            (own, ends.get(completion.finish_reason, fault))
+            for own, completion, fault in zip(codes, completions, faults, strict=True)
+        ]
 
     def request(
         self,
@@ -174,6 +181,22 @@ class TextToToken:
         return self.controls[speaker]
 
 
+def _flat(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(all numbers in a row, the row of each), both (numbers,) int64."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    numbers = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
+    return numbers, np.repeat(np.arange(len(rows)), lengths)
+
+
+def _same(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray], count: int) -> np.ndarray:
+    """Whether row by row two flat lists hold the same: (count,) bool; see _flat."""
+    lengths = [np.bincount(owner, minlength=count) for _, owner in (one, other)]
+    equal = lengths[0] == lengths[1]
+    (mine, owner), (theirs, _) = ((ids[equal[of]], of[equal[of]]) for ids, of in (one, other))
+    equal[owner[mine != theirs]] = False
+    return equal
+
+
 def prompt_of(text_ids: list[int], control_ids: list[int], vocabulary: Vocabulary) -> list[int]:
     """Ids up to and with <|begin_of_audio|>; control_ids: <|system|> and the speaker's name, or nothing."""
     return [*control_ids, vocabulary.user, *text_ids, vocabulary.begin_of_audio]
@@ -182,18 +205,6 @@ def prompt_of(text_ids: list[int], control_ids: list[int], vocabulary: Vocabular
 def answer_of(code_ids: Sequence[int], text_ids: Sequence[int], starts: Sequence[int]) -> list[int]:
     """Speech ids with every text id before the speech that says it; starts: of each text id, in speech tokens."""
     return [int(i) for i in np.insert(np.array(code_ids, dtype=np.int64), np.array(starts, dtype=np.int64), text_ids)]
-
-
-def plain_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """Ids of a text; a control token inside it is spelled out, never obeyed."""
-    return all_plain_ids(tokenizer, [text])[0]
-
-
-def all_plain_ids(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    """plain_ids of many texts."""
-    backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = True
-    return [encoded.ids for encoded in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def save_record(
@@ -220,4 +231,5 @@ def load(path: str | Path) -> TextToToken:
         speakers=tuple(record["speakers"]),
         main_speakers=record["main_speakers"],
         pace=Pace.from_json(record["pace"]),
+        words=WordIds(tokenizer),
     )

@@ -6,6 +6,7 @@ Learnt from the pairs that the model is trained on, by language: tokens = base +
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,11 @@ _TAIL = 0.005
 """Share of the real pairs beyond either bound, before the slack."""
 _SLACK = 1.15
 """Bounds are widened by this, since unseen texts vary more than seen ones."""
+_ALONE = {
+    "latin": re.compile(r"[a-z][a-z ',.?!]*"),
+    "ideograph": re.compile(r"[\u3400-\u9fff][\u3400-\u9fff ,.?!]*"),
+}
+"""Texts in one script, as most are, need not be looked at letter by letter."""
 _RARE = 1e-4
 """A script with a smaller share of the characters was not learnt."""
 
@@ -94,7 +100,11 @@ class Pace:
         """Whether the speakable text is in a language and in scripts that the model has learnt."""
         if language not in self.languages:
             return False
-        return bool(said) and _scripts(said).keys() <= set(self.languages[language].scripts)
+        learnt = self.languages[language].scripts
+        for script, alone in _ALONE.items():
+            if alone.fullmatch(said):
+                return script in learnt
+        return bool(said) and _scripts(said).keys() <= set(learnt)
 
     def faults(self, bounds: np.ndarray, language: str, codes: Sequence[np.ndarray]) -> list[str]:
         """Of each text too_short, too_long or loop; an empty string for speech that could be real.
