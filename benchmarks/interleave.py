@@ -148,7 +148,7 @@ def obvious(documents: list[Text], config: SynthesizeConfig, model: TextToToken,
     """The same rows by way of Python objects, one span at a time."""
     import rjieba
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for document in documents:
         if document.language == "zh":
             ends = np.cumsum([len(unit) for unit in rjieba.cut(document.text, False)]).tolist()
@@ -235,7 +235,7 @@ def measure(language: str, texts: list[str], root: Path, rounds: int) -> list[di
         "speechloom": timed(lambda: shard.make(job, ways["speechloom"]), rounds),
         "obvious": timed(lambda: obvious(documents, config, model, engine, ways["obvious"]), 1),
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for way, path in ways.items():
         found = count(path, model)
         tokens = found["speech_tokens"] + found["text_tokens"]
@@ -250,7 +250,7 @@ def measure(language: str, texts: list[str], root: Path, rounds: int) -> list[di
                 "bytes_per_token": found["bytes"] / tokens,
             }
         )
-    rows[0]["survey_tokens_per_s"] = (rows[0]["speech_tokens"] + rows[0]["text_tokens"]) / surveyed
+    rows[0]["survey_tokens_per_s"] = rows[0]["tokens_per_s"] * rows[0]["seconds"] / surveyed
     return rows
 
 
