@@ -11,7 +11,7 @@ import torch
 
 from components.shared.contracts import Interleaved, Segment, from_table
 from components.shared.places import Inputs
-from components.shared.recognizer import word_error_rate
+from components.shared.recognizer import normalize_text, word_error_rate
 from components.shared.tracking import Tracker
 from components.synthesize.config import SynthesizeConfig
 
@@ -23,7 +23,8 @@ class Heard:
     """Error rates of the sampled spans."""
 
     shards: list[dict[str, float]]
-    """wer (words and characters together) of every shard; empty where nothing was sampled."""
+    """wer (words and characters together) of every shard; empty where it has no span with words, which its gate counts
+    as broken."""
     figures: dict[str, float]
     """wer_en and cer_zh over all shards, as far as the languages occur."""
 
@@ -61,12 +62,22 @@ def hear(paths: list[Path], config: SynthesizeConfig, inputs: Inputs, tracker: T
 
 
 def _pick(path: Path, config: SynthesizeConfig) -> list[tuple[str, Segment]]:
-    """(language, segment) of a shard's sampled spans, the same ones whenever the shard is the same."""
+    """(language, segment) of a shard's sampled spans, the same ones whenever the shard is the same.
+
+    Only spans of which an ear would write something ("hmm" is nothing to a normaliser), so that a shard with speech has
+    an error rate.
+    """
     rows = from_table(pq.read_table(path), Interleaved)
     spans = [(row.language, s) for row in rows for s in row.segments if s.modality == "speech"]
     rng = np.random.default_rng([config.seed, len(spans)])
-    count = min(config.heard_per_shard, len(spans))
-    return [spans[int(i)] for i in sorted(rng.choice(len(spans), count, replace=False))] if count else []
+    picked: list[int] = []
+    for place in rng.permutation(len(spans)).tolist():
+        if len(picked) == config.heard_per_shard:
+            break
+        language, segment = spans[place]
+        if normalize_text(segment.text, language):
+            picked.append(place)
+    return [spans[place] for place in sorted(picked)]
 
 
 def show(paths: list[Path], tracker: Tracker) -> None:

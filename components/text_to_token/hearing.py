@@ -44,11 +44,12 @@ class Asked:
 
 
 def ask(pairs: list[Pair], alignment: Alignment, mean_span: float, seed: int) -> list[Asked]:
-    """Every pair whole and, after them, a span of each that has two words; one without speech is passed over.
+    """Every pair whole and, after them, a span of each that has two words and speech.
 
-    mean_span: in words. A span ends with its sentence, as synthesis says it; one that an ear would not write, such as
-    "hmm", is passed over too.
+    mean_span: in words. A span ends with its sentence, as synthesis says it. What an ear would not write, such as
+    "hmm", is passed over.
     """
+    pairs = [pair for pair in pairs if normalize_text(pair.text, pair.language)]
     whole = [
         Asked(id=p.id, kind=SENTENCES, language=p.language, text=p.text, said=p.said, codes=p.codes) for p in pairs
     ]
@@ -113,19 +114,23 @@ def hear(
     said = transcribe([torch.tensor(made, dtype=torch.long) for made in codes], languages)
     real = transcribe([torch.from_numpy(one.codes.astype(np.int64)) for one in asked], languages)
     rows = [
-        _row(one, made, heard, completion, model)
-        for one, made, heard, completion in zip(asked, codes, said, completions, strict=True)
+        _row(one, made, (heard, beside), completion, model)
+        for one, made, heard, beside, completion in zip(asked, codes, said, real, completions, strict=True)
     ]
     tracker.log_text("".join(_lines(*item) for item in zip(asked, said, real, strict=True)), "heard.txt")
     figures = {name: float(np.mean([row[name] for row in rows])) for name in ("finished", "faulty")}
     return rows, figures | _length_ratios(asked, codes) | _error_rates(asked, said, real)
 
 
-def _row(one: Asked, made: list[int], heard: str, completion: Completion, model: TextToToken) -> dict[str, float]:
-    """What the gate of the stage sees of an item."""
+def _row(
+    one: Asked, made: list[int], heard: tuple[str, str], completion: Completion, model: TextToToken
+) -> dict[str, float]:
+    """What the gate of the stage sees of an item; heard: of the tokens made, and of the real ones."""
+    wer, beside = (word_error_rate([one.text], [text], one.language).rate for text in heard)
     return {
         "is_span": float(one.kind == SPANS),
-        "wer": word_error_rate([one.text], [heard], one.language).rate,
+        "wer": wer,
+        "wer_beyond_real": wer - beside,
         "length_ratio": len(made) / len(one.codes),
         "finished": float(completion.finish_reason == STOP),
         "faulty": float(bool(model.fault(one.said, one.language, completion))),
