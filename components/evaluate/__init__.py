@@ -10,7 +10,8 @@ Writes  data/evaluate/<model>/scores/    one contracts.ItemScore an item and mod
         utterances), _chance or _reference (the baseline on the same items), _difference with its own interval, _items
 Method  transcription.py: WER and CER of the speech tokenizer beside the Whisper it started from
         benchmarks.py: the same on LibriSpeech and AISHELL-1
-        generation.py: what the tokens of the text-to-token model say
+        generation.py: what the tokens of the text-to-token model say, with a speaker named and without; naming.py:
+        whether the speaker asked for is told from them; recitation.py: the sentences of VCTK
         language_modelling.py: endings and answers ranked by likelihood in S->S, S->T and T->T; chance is the best
         baseline that sees no story or no question (likelihood.py)
         chat.py: spoken questions answered by the chat model, in text and in speech
