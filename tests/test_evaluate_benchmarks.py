@@ -131,7 +131,7 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def read(root: Path, settings: EvaluateConfig) -> benchmarks.Benchmarks:
-    return benchmarks.read(settings, root, TerminalTracker())
+    return benchmarks.read(settings, root, TerminalTracker(), benchmarks.HEARD)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import letters
 import numpy as np
@@ -14,10 +15,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from components.config import load_config
 from components.shared.engine import Completion
 from components.shared.packing import IGNORED, attention_mask
-from components.shared.tokens import Vocabulary
+from components.shared.speech_lm import ARCHITECTURES, random_model
+from components.shared.tokens import SPECIALS, Vocabulary
 from components.shared.words import words
 from components.text_to_token.alignment import Alignment, align, align_pairs
 from components.text_to_token.crossing import cross, join, mix, spoken
@@ -287,6 +291,23 @@ def test_words_are_counted_ideographs_one_by_one():
     assert count_words("hello, two worlds!") == 3
     assert count_words("我有两个 iphone.") == 5
     assert count_words(", .") == 0
+
+
+@pytest.mark.parametrize(
+    ("scale", "least", "most"), [("tiny", 4e6, 6e6), ("h100", 140e6, 170e6), ("h800", 1.4e9, 1.6e9)]
+)
+def test_the_sizes_are_those_that_the_scales_claim_and_a_stock_llama(scale, least, most):
+    """4.8M, about 150M, and the paper's 1.5B; counted without memory for the weights."""
+    config = load_config([f"scale={scale}"], Path(__file__).parents[1])
+    num_codes, num_texts = config.speech_tokenizer.num_codes, config.text_to_token.vocab_size
+    first = num_texts + len(SPECIALS)
+    vocabulary = Vocabulary(first + num_codes, first, num_codes, *range(num_texts, first))
+    with torch.device("meta"):
+        model = random_model(config.text_to_token.shape, vocabulary, config.text_to_token.engine.max_length, seed=1)
+    assert least <= sum(parameter.numel() for parameter in model.parameters()) <= most
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    name = type(model).__name__
+    assert name in ARCHITECTURES and name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,9 @@ def read(
         for part in dict.fromkeys(benchmark.parts):
             rows = _READERS[benchmark.recipe](name, part, folder, dropped)
             rows = sieve(rows, dropped) if sieve else rows
+            if not rows:
+                counts = {key: number for key, number in dropped.items() if key.endswith(_group(name, part)) and number}
+                raise ValueError(f"evaluate.benchmarks.{name}: {part}: got {counts}, wanted a new sentence")
             taken = choose(rows, config.num_utterances or len(rows), seed=config.seed, key=lambda row: row.id)
             tracker.say(f"public test sets: {len(taken)} of {len(rows)} utterances of {name} {part}")
             chosen += taken
