@@ -50,7 +50,8 @@ def show(book: SampleBook, folder: Path, decoder: SpeechDecoder, transcribe: Tra
             texts[f"span {number} heard"] = _with_errors(segment.text, next(said), document.language)
             sounds[f"span {number}"] = (decoder.decode(segment.tokens).numpy(), decoder.sample_rate_hz)
         spoken = [segment for segment in document.segments if segment.modality == "speech"]
-        title = f"{document.corpus}: {len(spoken)} spans, {document.num_speech_tokens} speech tokens"
+        count = f"{len(spoken)} span{'s' * (len(spoken) > 1)}"
+        title = f"{document.corpus}: {count}, {document.num_speech_tokens} speech tokens"
         book.add(title, document.language, texts, sounds, key=document.id, shelf=SHELF)
     return len(documents)
 
