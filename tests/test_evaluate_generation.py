@@ -224,7 +224,7 @@ def asked(number: int, name: str, codes: list[int]) -> Said:
 @pytest.fixture
 def profiles(tmp_path: Path) -> naming.Profiles:
     inputs = voices(tmp_path)
-    speakers = naming.choose_speakers(inputs, {"en": "low", "zh": "none"}, config())
+    speakers = naming.choose_speakers(inputs, {"en": "low", "zh": "none"}, {"low", "high"}, config())
     assert speakers == {"en": ["low", "high"]}, "a language without a second speaker has none to tell apart"
     return naming.learn_profiles(inputs, speakers)
 
@@ -262,7 +262,9 @@ def test_real_speech_is_told_by_voice_and_words_and_nothing_said_by_nothing(prof
     assert naming.by_speaker(scores)["en/low"]["real"] > 0.7
 
 
-def test_every_shipped_name_is_one_that_a_request_can_name(root: Path) -> None:
+def test_only_speakers_that_a_request_can_name_are_asked_for(root: Path) -> None:
     model = load(root / "data" / "text_to_token" / "model")
-    speakers = naming.choose_speakers(Inputs(root / "data"), model.main_speakers, config(num_speakers=9))
-    assert {name for names in speakers.values() for name in names} == set(model.speakers)
+    inputs = Inputs(root / "data")
+    chosen = naming.choose_speakers(inputs, model.main_speakers, model.speakers, config(num_speakers=9))
+    assert chosen == {"en": ["ann", "bob"]} and set(chosen["en"]) == set(model.speakers)
+    assert naming.choose_speakers(inputs, model.main_speakers, {"ann"}, config(num_speakers=9)) == {}

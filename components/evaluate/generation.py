@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
         group=lambda row: row.language,
     )
     spans, unsayable = cut_spans(inputs, talker)
-    speakers = naming.choose_speakers(inputs, talker.model.main_speakers, config)
+    speakers = naming.choose_speakers(inputs, talker.model.main_speakers, talker.model.speakers, config)
     tracker.say(
         f"generation: {len(rows)} sentences and {len(spans)} spans; speakers {speakers or 'only the main ones'}"
     )

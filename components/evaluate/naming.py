@@ -11,7 +11,7 @@ cannot be: what is right there is told by voice and words together.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +30,12 @@ Profiles = dict[str, dict[str, np.ndarray]]
 """Language -> speaker -> (num_codes,) float64, log-probabilities of the codes in the speaker's real speech."""
 
 
-def choose_speakers(inputs: Inputs, main: Mapping[str, str], config: EvaluateConfig) -> dict[str, list[str]]:
-    """Of each language its main speaker and at most config.num_speakers others that training names; languages with one
-    speaker are left out.
+def choose_speakers(
+    inputs: Inputs, main: Mapping[str, str], known: Collection[str], config: EvaluateConfig
+) -> dict[str, list[str]]:
+    """Of each language its main speaker and at most config.num_speakers others; languages with one speaker are left out.
+
+    known: speakers that the model can be asked for.
     """
     counts: Counter[tuple[str, str]] = Counter()
     for table in read_shards(inputs.folder("tokenize", "tokens"), SpeechTokens):
@@ -40,7 +43,7 @@ def choose_speakers(inputs: Inputs, main: Mapping[str, str], config: EvaluateCon
         counts.update(zip(named["language"].to_pylist(), named["speaker"].to_pylist(), strict=True))
     chosen = {}
     for language in sorted(main):
-        others = [speaker for spoken, speaker in counts if spoken == language and speaker != main[language]]
+        others = [name for spoken, name in counts if spoken == language and name in known and name != main[language]]
         chosen[language] = [main[language], *choose(others, config.num_speakers, seed=config.seed, key=str)]
     return {language: speakers for language, speakers in chosen.items() if len(speakers) > 1}
 
