@@ -148,7 +148,7 @@ def obvious(documents: list[Text], config: SynthesizeConfig, model: TextToToken,
     """The same rows by way of Python objects, one span at a time."""
     import rjieba
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Interleaved] = []
     for document in documents:
         if document.language == "zh":
             ends = np.cumsum([len(unit) for unit in rjieba.cut(document.text, False)]).tolist()

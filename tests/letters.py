@@ -142,6 +142,7 @@ def text_to_token_config() -> TextToTokenConfig:
         ),
         temperature=0.0,
         top_p=1.0,
+        mean_span=4.0,
         num_validation=20,
         engine=engine_config(),
     )

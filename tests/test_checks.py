@@ -113,6 +113,25 @@ def test_a_gate_without_statistics_or_of_no_stage_says_what_to_do(checkout: Path
         run_check("tokenise", [], root=checkout, publish=False)
 
 
+@pytest.mark.parametrize(
+    ("heard", "held"),
+    [
+        ([0.1] * 14, True),
+        ([0.1] * 13 + [np.nan], True),
+        ([0.1] * 13 + [1.2], True),
+        ([0.1] * 12 + [1.2, np.nan], False),
+        ([1.2], False),
+    ],
+)
+def test_shards_whose_speech_says_something_else_or_was_not_heard_stop_the_interleaved_data(
+    tmp_path: Path, heard: list[float], held: bool
+) -> None:
+    (own,) = [one for one in load_config([], ROOT).checks.synthesize if one.column == "wer"]
+    pd.DataFrame({"wer": heard}).assign(level="shard").to_parquet(tmp_path / "stats.parquet")
+    (found,) = apply([own], tmp_path / "stats.parquet", "synthesize", tmp_path / "docs")
+    assert found.held is held
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_shipped_rule_has_a_bound_and_a_share(scale: str) -> None:
     shipped = vars(load_config([f"scale={scale}"], ROOT).checks)

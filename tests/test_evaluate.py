@@ -10,7 +10,7 @@ from components.evaluate.chat import Answered, agreement_scores, answer_scores, 
 from components.evaluate.config import Ranking
 from components.evaluate.evaluation import error_score
 from components.evaluate.figures import summarise
-from components.evaluate.generation import Span, cut_span, sentence_scores
+from components.evaluate.generation import cut_span
 from components.evaluate.intervals import difference_interval, ratio_interval
 from components.evaluate.language_modelling import question_scores
 from components.evaluate.likelihood import (
@@ -24,6 +24,7 @@ from components.evaluate.likelihood import (
     rank,
 )
 from components.evaluate.resynthesis import DECODED, ORIGINAL, VOCODED, Heard, scores_of, shown
+from components.evaluate.saying import Real, Said, Saying, scores_beside_real
 from components.evaluate.selection import choose, choose_each
 from components.shared.contracts import ItemScore, SpeechTokens
 
@@ -160,7 +161,7 @@ def test_a_model_that_sees_no_question_cannot_beat_chance(seed):
 
 
 def test_an_item_without_words_has_no_error_rate():
-    span = Span(id="u", text="[music]", language="en")
+    span = Saying(id="u", text="[music]", language="en", speaker=None)
     assert (
         error_score(span, task="generation", groups=["spans"], reference="[music]", answer="hello", beside=None) is None
     )
@@ -213,7 +214,9 @@ def test_decoded_speech_stands_beside_the_original_and_the_vocoder():
 
 def test_made_tokens_are_counted_against_the_real_ones():
     row = heard("a", "synthesized", "").row
-    figures = summarise(sentence_scores([row], [[1, 2, 3]], ["the train"], [row.text]), seed=1, level=LEVEL)
+    saying = Saying(id=row.id, text=row.text, language="en", speaker=None)
+    said, real = Said(saying=saying, codes=[1, 2, 3], heard="the train"), Real(codes=row.tokens, heard=row.text)
+    figures = summarise(scores_beside_real([said], [real], "sentences"), seed=1, level=LEVEL)
     assert figures["generation_length_sentences"] == 1.5
     assert figures["generation_wer_sentences"] == pytest.approx(0.6)
     assert figures["generation_wer_sentences_reference"] == 0.0

@@ -131,7 +131,7 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def read(root: Path, settings: EvaluateConfig) -> benchmarks.Benchmarks:
-    return benchmarks.read(settings, root, TerminalTracker())
+    return benchmarks.read(settings, root, TerminalTracker(), benchmarks.HEARD)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -299,6 +299,7 @@ def test_the_settings_that_the_documentation_shows_load(checkout: Path) -> None:
     found = load_config().evaluate.benchmarks
     assert (found["librispeech"].recipe, found["aishell"].recipe) == (Recipe.librispeech, Recipe.aishell)
     assert found["librispeech"].parts == ["test-clean", "test-other"]
+    assert (found["vctk"].recipe, found["vctk"].parts) == (Recipe.vctk, ["mic2"])
 
 
 def test_recordings_are_read_a_few_at_a_time_and_never_two_languages_together() -> None:

@@ -70,5 +70,5 @@ def test_rates_that_cannot_be_used_are_refused(tmp_path, content, message):
 
 
 def test_a_plan_for_no_machine_is_refused():
-    with pytest.raises(ValueError, match="--gpus 0 .* wanted numbers above 0"):
+    with pytest.raises(ValueError, match=r"--gpus 0 .* wanted numbers above 0"):
         main(["--gpus", "0"])

@@ -123,6 +123,31 @@ def test_the_page_says_what_is_measured_and_what_is_not_there(data, tmp_path):
     assert "dropped silent" in words
 
 
+def test_interleaved_documents_have_a_shelf_of_their_own_with_their_spans_marked(tmp_path):
+    folder = tmp_path / "data" / "evaluate" / "speech_decoder" / "samples"
+    folder.mkdir(parents=True)
+    book = SampleBook(folder, TerminalTracker())
+    book.add("recorded, ann", "en", {"said": "hello"}, {"original": (tone(), 16_000)})
+    document = {"document": "Anna <b> likes ⟦1: two & dogs, 9 tokens⟧ a lot ⟧."}
+    book.add("letters: 1 spans", "en", document, {"span 1": (tone(), 16_000)}, shelf="interleaved")
+    book.close()
+    metrics, html = report(tmp_path / "data", tmp_path / "out")
+    assert metrics["samples"] == 2.0
+    first, second = html.index("<h3>Re-synthesised speech</h3>"), html.index("<h3>Interleaved documents</h3>")
+    assert first < html.index("recorded, ann") < second < html.index("letters: 1 spans")
+    assert "Anna &lt;b&gt; likes <mark>1: two &amp; dogs, 9 tokens</mark> a lot ⟧." in html
+
+
+def test_a_sample_on_a_shelf_that_the_page_does_not_have_is_one_line(tmp_path):
+    folder = tmp_path / "data" / "evaluate" / "sft" / "samples"
+    folder.mkdir(parents=True)
+    book = SampleBook(folder, TerminalTracker())
+    book.add("a", "en", {}, {}, shelf="attic")
+    book.close()
+    with pytest.raises(ValueError, match="sample 000: got shelf 'attic', wanted one of ''"):
+        report(tmp_path / "data", tmp_path / "out")
+
+
 def test_an_empty_run_still_makes_a_page(tmp_path):
     (tmp_path / "data").mkdir()
     metrics, html = report(tmp_path / "data", tmp_path / "out")

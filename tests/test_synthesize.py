@@ -133,6 +133,7 @@ def test_figures_add_up_and_reasons_are_counted(made):
     assert metrics["tokens_per_s"] > 0
     stats = pd.read_parquet(out / "stats.parquet")
     assert set(stats["level"]) == {"row", "shard"} and len(stats[stats["level"] == "shard"]) == 5
+    assert stats[stats["level"] == "shard"]["wer"].between(0, 1).all(), "every shard was heard"
     manifest = read_manifest(out / "interleaved")
     assert manifest.grade == "exact" and manifest.extra["num_codes"] == letters.NUM_CODES
 

@@ -1,4 +1,5 @@
-"""Public test sets of recordings, LibriSpeech and AISHELL-1, heard from tokens alone and by the Whisper beside them.
+"""Public test sets of recordings: LibriSpeech and AISHELL-1, heard from tokens alone and by the Whisper beside them,
+and VCTK, whose sentences the text-to-token model says (recitation.py).
 
 lhotse's own recipes read them, so that an utterance, its text and its speaker are what the field's papers count. The
 folders lie outside DVC's graph: it tracks their section of params, not what is in them. Nothing is written there.
@@ -16,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from components.evaluate.config import BenchmarkConfig, EvaluateConfig, Recipe
@@ -33,9 +35,12 @@ if TYPE_CHECKING:
 
 CHUNK_S = 1200.0
 """Seconds of sound in memory at once: 77 MB, and batches full enough for either model."""
-LANGUAGES = {Recipe.librispeech: "en", Recipe.aishell: "zh"}
+HEARD, SAID = (Recipe.librispeech, Recipe.aishell), (Recipe.vctk,)
+"""What the speech tokenizer is measured on, and what the text-to-token model is."""
 AISHELL = "data_aishell"
 """Folder that AISHELL-1's archive unpacks into."""
+VCTK = "wav48_silence_trimmed"
+"""Folder of VCTK 0.92's recordings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +70,35 @@ class Benchmarks:
     """dropped_<reason>_<group> -> number of recordings."""
 
 
-def read(config: EvaluateConfig, root: Path, tracker: Tracker) -> Benchmarks:
-    """The chosen utterances of all parts of config.benchmarks; only transcripts and headers are opened.
+Sieve = Callable[[list[Recording], Counter[str]], list[Recording]]
+"""Which recordings of a part to choose from; the others are counted."""
+
+
+def read(
+    config: EvaluateConfig, root: Path, tracker: Tracker, recipes: tuple[Recipe, ...], sieve: Sieve | None = None
+) -> Benchmarks:
+    """The chosen utterances of all parts of config.benchmarks that the recipes read; only transcripts and headers are
+    opened.
 
     root: of the project, which relative paths begin at. Dropped and counted: missing_text, a recording without a
-    transcript or without samples; missing_file, a transcript of LibriSpeech without its recording. Raises ValueError
-    when a folder or part is not there, holds nothing, or is not what its recipe reads, a broken header included: a
-    copy that is damaged before it begins wants to be made again.
+    transcript or without samples; missing_file, a transcript of LibriSpeech or VCTK without its recording. Raises
+    ValueError when a folder or part is not there, holds nothing, or is not what its recipe reads, a broken header
+    included: a copy that is damaged before it begins wants to be made again.
     """
     chosen: list[Recording] = []
     dropped: Counter[str] = Counter()
     for name, benchmark in config.benchmarks.items():
+        if benchmark.recipe not in recipes:
+            continue
         folder = _locate(name, benchmark, root)
         for part in dict.fromkeys(benchmark.parts):
             rows = _READERS[benchmark.recipe](name, part, folder, dropped)
+            rows = sieve(rows, dropped) if sieve else rows
+            if not rows:
+                counts = {key: number for key, number in dropped.items() if key.endswith(_group(name, part)) and number}
+                raise ValueError(f"evaluate.benchmarks.{name}: {part}: got {counts}, wanted a new sentence")
             taken = choose(rows, config.num_utterances or len(rows), seed=config.seed, key=lambda row: row.id)
-            tracker.say(f"transcription: {len(taken)} of {len(rows)} utterances of {name} {part}")
+            tracker.say(f"public test sets: {len(taken)} of {len(rows)} utterances of {name} {part}")
             chosen += taken
     return Benchmarks(rows=chosen, dropped=dropped)
 
@@ -110,12 +128,17 @@ def evaluate(
             )
             dropped[f"dropped_empty_text_{row.group}"] += score is None
             scores.append(score)
-    left = {score.groups[0] for score in kept(scores)}
-    for group in dict.fromkeys(row.group for row in benchmarks.rows):
+    need_every_part(benchmarks.rows, kept(scores), dropped)
+    return Evaluation(scores=kept(scores), metrics={name: float(number) for name, number in dropped.items() if number})
+
+
+def need_every_part(rows: Sequence[Recording], scores: Sequence[ItemScore], dropped: Counter[str]) -> None:
+    """Raise ValueError, with what was dropped, for a part of which nothing was scored."""
+    left = {score.groups[0] for score in scores}
+    for group in dict.fromkeys(row.group for row in rows):
         if group not in left:
             counts = {name: number for name, number in dropped.items() if name.endswith(group) and number}
             raise ValueError(f"evaluate.benchmarks: {group}: got {counts}, wanted one recording with sound and words")
-    return Evaluation(scores=kept(scores), metrics={name: float(number) for name, number in dropped.items() if number})
 
 
 def chunks(rows: Sequence[Recording], most_s: float) -> list[list[Recording]]:
@@ -135,18 +158,24 @@ def _hear(
     rows: Sequence[Recording], tokenizer: SpeechTokenizer, whisper: Recognizer, dropped: Counter[str]
 ) -> Iterator[tuple[Recording, str, str]]:
     """(utterance, its words from tokens, its words by Whisper) of rows of one language, without what is no audio."""
-    waves, sound = [], []
+    sound, waves = read_waves(rows, dropped)
+    if not sound:
+        return
+    language = sound[0].language
+    said = tokenizer.transcribe(tokenizer.encode([torch.from_numpy(wave) for wave in waves]), [language] * len(sound))
+    yield from zip(sound, said, whisper.transcribe(waves, WHISPER_RATE_HZ, language), strict=True)
+
+
+def read_waves(rows: Sequence[Recording], dropped: Counter[str]) -> tuple[list[Recording], list[np.ndarray]]:
+    """Recordings and their waves (samples,) float32, 16 kHz; what cannot be decoded is counted as not_audio."""
+    sound, waves = [], []
     for row in rows:
         try:
             waves.append(read_wave(row.path, WHISPER_RATE_HZ)[0])
             sound.append(row)
         except ValueError:
             dropped[f"dropped_not_audio_{row.group}"] += 1
-    if not sound:
-        return
-    language = sound[0].language
-    said = tokenizer.transcribe(tokenizer.encode([torch.from_numpy(wave) for wave in waves]), [language] * len(sound))
-    yield from zip(sound, said, whisper.transcribe(waves, WHISPER_RATE_HZ, language), strict=True)
+    return sound, waves
 
 
 def _is_seen(row: Recording, seen: set[str]) -> bool:
@@ -162,8 +191,7 @@ def _locate(name: str, benchmark: BenchmarkConfig, root: Path) -> Path:
         raise ValueError(f"{where}.path: got {benchmark.path!r}, wanted a folder that exists; {folder} is not one")
     if not benchmark.parts:
         raise ValueError(f"{where}.parts: got [], wanted at least one, such as test-clean or test")
-    parts = folder / AISHELL / "wav" if benchmark.recipe is Recipe.aishell else folder
-    there = sorted(path.name for path in parts.iterdir() if path.is_dir()) if parts.is_dir() else []
+    parts, there = _parts(benchmark.recipe, folder)
     for part in benchmark.parts:
         if part not in there:
             raise ValueError(
@@ -171,6 +199,14 @@ def _locate(name: str, benchmark: BenchmarkConfig, root: Path) -> Path:
                 f"it; {parts} holds {', '.join(there[:9]) or 'no folder'}"
             )
     return folder.resolve()
+
+
+def _parts(recipe: Recipe, folder: Path) -> tuple[Path, list[str]]:
+    """Where a corpus has its parts and what they are called; VCTK has its two microphones."""
+    if recipe is Recipe.vctk:
+        return folder / VCTK, ["mic1", "mic2"] if (folder / VCTK).is_dir() else []
+    parts = folder / AISHELL / "wav" if recipe is Recipe.aishell else folder
+    return parts, sorted(path.name for path in parts.iterdir() if path.is_dir()) if parts.is_dir() else []
 
 
 def _librispeech(name: str, part: str, folder: Path, dropped: Counter[str]) -> list[Recording]:
@@ -206,8 +242,34 @@ def _aishell(name: str, part: str, folder: Path, dropped: Counter[str]) -> list[
     return rows
 
 
+def _vctk(name: str, part: str, folder: Path, dropped: Counter[str]) -> list[Recording]:
+    """One microphone of VCTK 0.92. The recipe fails at a text without its recording, of which the corpus has some that
+    it does not know of: it is shown links to what has both.
+    """
+    from lhotse.recipes.vctk import prepare_vctk
+
+    sounds = {path.stem.removesuffix(f"_{part}"): path for path in (folder / VCTK).rglob(f"*_{part}.flac")}
+    texts = {path.stem: path for path in (folder / "txt").rglob("*.txt")}
+    both = sorted(sounds.keys() & texts.keys())
+    with TemporaryDirectory(prefix="speechloom-") as temporary:
+        shown = Path(temporary)
+        (shown / "speaker-info.txt").symlink_to(folder / "speaker-info.txt")
+        for key in both:
+            for link in (shown / "txt" / texts[key].name, shown / VCTK / sounds[key].name):
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(texts[key] if link.suffix == ".txt" else sounds[key])
+        with _recipe(name, folder / VCTK):
+            manifests = prepare_vctk(shown, use_edinburgh_vctk_url=True, mic_id=part)
+            rows = _rows(name, part, manifests, "en")
+    dropped[f"dropped_missing_text_{_group(name, part)}"] += len(sounds) - len(both)
+    dropped[f"dropped_missing_file_{_group(name, part)}"] += len(texts) - len(both)
+    if len(rows) < len(both):  # speaker p280, whose second microphone failed
+        dropped[f"dropped_left_out_by_recipe_{_group(name, part)}"] += len(both) - len(rows)
+    return rows
+
+
 def _rows(name: str, part: str, manifests: dict[str, Any], language: str) -> list[Recording]:
-    """Utterances of the recordings and supervisions of a part, which have the same ids in both recipes."""
+    """Utterances of the recordings and supervisions of a part, which have the same ids in all recipes."""
     recordings = {recording.id: recording for recording in manifests["recordings"]}
     return [
         Recording(
@@ -253,4 +315,5 @@ def _recipe(name: str, folder: Path) -> Iterator[None]:
 _READERS: dict[Recipe, Callable[[str, str, Path, Counter[str]], list[Recording]]] = {
     Recipe.librispeech: _librispeech,
     Recipe.aishell: _aishell,
+    Recipe.vctk: _vctk,
 }

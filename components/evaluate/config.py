@@ -35,6 +35,9 @@ class Recipe(Enum):
     """<path>/<part>/<speaker>/<chapter>/*.flac and *.trans.txt; English; parts such as test-clean and test-other."""
     aishell = "aishell"
     """<path>/data_aishell/{wav/<part>/<speaker>/*.wav,transcript/*.txt}; Mandarin; parts test and dev."""
+    vctk = "vctk"
+    """<path>/{wav48_silence_trimmed/<speaker>/*_<part>.flac,txt/<speaker>/*.txt,speaker-info.txt}, version 0.92;
+    English; parts mic1 and mic2, its microphones. Said by the text-to-token model."""
 
 
 @dataclass(kw_only=True)
@@ -44,9 +47,10 @@ class BenchmarkConfig:
     recipe: Recipe
     """How its folder is read."""
     path: str
-    """Folder where its archives were unpacked, from the project's root or absolute (openslr.org: 12 and 33)."""
+    """Folder where its archives were unpacked, from the project's root or absolute (openslr.org: 12 and
+    33; datashare.ed.ac.uk: 10283/3443)."""
     parts: list[str]
-    """Official parts that are reported, each by itself: test-clean, test-other; test."""
+    """Official parts that are reported, each by itself: test-clean, test-other; test; mic2."""
 
 
 @dataclass(kw_only=True)
@@ -64,13 +68,16 @@ class EvaluateConfig:
     judges: dict[str, str]
     """Language -> recogniser of decoded speech, not the model under test; a language without one is not judged."""
     benchmarks: dict[str, BenchmarkConfig]
-    """Name in the figures, such as librispeech -> public test set that the speech tokenizer is measured on too."""
+    """Name in the figures, such as librispeech -> public test set that the speech tokenizer, or with VCTK the
+    text-to-token model, is measured on too."""
     story_ranking: Ranking
     """How endings of different lengths are compared."""
     question_ranking: Ranking
     """How answers of different lengths are compared."""
     mean_span: float
     """Mean span of unseen texts that the text-to-token model says, in words (paper, section 2.3)."""
+    cut_at_sentences: bool
+    """Whether the sentences of a span are said one by one, as in synthesize."""
     temperature: float
     """Of the text-to-token model, as in synthesize; 0 takes the likeliest token."""
     engine: EngineConfig
@@ -80,6 +87,10 @@ class EvaluateConfig:
     transcribed; 0: all."""
     num_sentences: int
     """Unseen sentences, and as many spans of unseen texts, that the text-to-token model says in each language."""
+    num_speakers: int
+    """Most speakers of each language, beside its main speaker, that the text-to-token model is asked for by name."""
+    num_by_speaker: int
+    """Sentences said in the name of each of them, and most real utterances of each that are told apart."""
     num_stories: int
     """Most stories scored."""
     num_questions: int

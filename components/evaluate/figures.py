@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from components.evaluate.intervals import difference_interval, ratio_interval
 from components.shared.contracts import ItemScore
 
-ACCURACIES = ("s_to_s", "s_to_t", "t_to_t")
+ACCURACIES = ("s_to_s", "s_to_t", "t_to_t", "asked", "real")
 
 
 def summarise(scores: Iterable[ItemScore], *, seed: int, level: float) -> dict[str, float]:

@@ -3,97 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from components.evaluate import benchmarks, naming, recitation
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.evaluation import Evaluation, by_language, error_score, kept
+from components.evaluate.evaluation import Evaluation, by_language
 from components.evaluate.samples import SampleBook
+from components.evaluate.saying import Real, Said, Saying, Talker, scores_alone, scores_beside_real
 from components.evaluate.selection import choose_each
 from components.evaluate.speech import Speech, read_split, train_texts, unheard
 from components.shared.contracts import ItemScore, SpeechTokens, Text
 from components.shared.engine import make_engine
 from components.shared.manifest import hash_of, read_table
 from components.shared.places import Inputs
-from components.shared.speakable import speakable
 from components.shared.tracking import Tracker
 from components.shared.words import words
 
 SENTENCES, SPANS = "sentences", "spans"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """A piece of a text to be said."""
-
-    id: str
-    text: str
-    language: str
+UNNAMED, OTHERS = "unnamed", "others"
+"""Asked for without a speaker, and in the name of another than the main speaker."""
 
 
 def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: Tracker) -> Evaluation:
     """WER and CER of tokens made from text, transcribed by the speech tokenizer's own decoder.
 
     Sentences have real tokens beside them (the baseline, and the length they are compared with); spans, cut from texts
-    of the split as synthesis cuts them, have none.
+    of the split as synthesis cuts them, have none. Both are said in the main speaker's name and without a name; some
+    sentences in the names of other speakers, who are then told from the tokens (naming.py). Public test sets
+    (config.benchmarks, VCTK) come on top, a group a part; a folder that is not right ends the run at once.
     """
     from components.speech_tokenizer.model import load as load_tokenizer
     from components.text_to_token.model import load
 
+    heard = train_texts(inputs)
+    public = benchmarks.read(config, inputs.data.parent, tracker, benchmarks.SAID, recitation.Unheard(heard))
     folder = inputs.folder("text_to_token", "model")
-    model = load(folder)
-    engine = make_engine(replace(config.engine, model=str(folder)))
-    tokenizer = load_tokenizer(
-        inputs.folder("speech_tokenizer", "model"), "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    talker = Talker(
+        model=load(folder),
+        engine=make_engine(replace(config.engine, model=str(folder))),
+        ear=load_tokenizer(inputs.folder("speech_tokenizer", "model"), device),
+        config=config,
+        tracker=tracker,
     )
-
-    def say(items: Sequence[Span]) -> list[list[int]]:
-        """Codes of each text, in the voice of its language that the model learnt best."""
-        requests = [
-            model.request(
-                item.id,
-                item.text,
-                item.language,
-                speaker=model.main_speakers[item.language],
-                seed=int(hash_of([config.seed, item.id])[:8], 16),
-                temperature=config.temperature,
-            )
-            for item in items
-        ]
-        made = engine.generate_all(requests, lambda done, total: tracker.progress(done, total, "generation: texts"))
-        return [model.codes(completion.token_ids) for completion in made]
-
-    def transcribe(codes: Sequence[Sequence[int]], languages: list[str]) -> list[str]:
-        return tokenizer.transcribe([torch.tensor(row, dtype=torch.int64) for row in codes], languages)
-
-    speech = unheard(read_split(inputs, config.split.value), train_texts(inputs))
+    speech = unheard(read_split(inputs, config.split.value), heard)
     rows = choose_each(
-        [row for row in speech.rows.values() if sayable(row.text or "", row.language, model.main_speakers)],
+        [row for row in speech.rows.values() if row.tokens and talker.sayable(row.text or "", row.language)],
         config.num_sentences,
         seed=config.seed,
         key=lambda row: row.id,
         group=lambda row: row.language,
     )
-    spans, unsayable = cut_spans(inputs, config, model.main_speakers)
-    tracker.say(f"generation: {len(rows)} sentences and {len(spans)} spans")
-    made = say([Span(id=row.id, text=row.text or "", language=row.language) for row in rows])
-    languages = [row.language for row in rows]
-    said, real = transcribe(made, languages), transcribe([row.tokens for row in rows], languages)
-    said_spans = transcribe(say(spans), [span.language for span in spans])
-    scores = sentence_scores(rows, made, said, real) + span_scores(spans, said_spans)
+    spans, unsayable = cut_spans(inputs, talker)
+    speakers = naming.choose_speakers(inputs, talker.model.main_speakers, talker.model.speakers, config)
+    tracker.say(
+        f"generation: {len(rows)} sentences and {len(spans)} spans; speakers {speakers or 'only the main ones'}"
+    )
+    real = talker.hear([row.tokens for row in rows], [row.language for row in rows])
+    said = say_sentences(rows, speakers, talker)
+    scores = sentence_scores(said, {row.id: beside for row, beside in zip(rows, real, strict=True)})
+    for name, suffix in ((True, ""), (False, f"_{UNNAMED}")):
+        asked = spans if name else [replace(span, speaker=None) for span in spans]
+        scores += scores_alone(talker.say(asked, "generation: spans"), f"{SPANS}{suffix}")
+    told, voices = tell_speakers(said[OTHERS], list(speech.rows.values()), speakers, inputs, config)
+    recited = recitation.evaluate(public, talker)
     show(book, speech, rows, said, real, config.num_samples)
-    return Evaluation(scores=scores, metrics={"dropped_nothing_to_say": float(unsayable)})
+    return Evaluation(
+        scores=scores + told + recited.scores,
+        metrics={"dropped_nothing_to_say": float(unsayable)} | recited.metrics,
+        files={"speakers.json": voices},
+    )
 
 
-def sayable(text: str, language: str, speakers: dict[str, str]) -> bool:
-    """Whether a text has a word in a language that the model speaks."""
-    return language in speakers and bool(speakable(text, language))
-
-
-def cut_spans(inputs: Inputs, config: EvaluateConfig, speakers: dict[str, str]) -> tuple[list[Span], int]:
+def cut_spans(inputs: Inputs, talker: Talker) -> tuple[list[Saying], int]:
     """One span of Poisson length from each chosen text of the split, and how many had nothing to say in them."""
+    config, speakers = talker.config, talker.model.main_speakers
     texts = [row for row in read_table(inputs.folder("collect", "texts"), Text) if row.split == config.split.value]
     chosen = choose_each(
         [text for text in texts if text.language in speakers],
@@ -102,8 +89,17 @@ def cut_spans(inputs: Inputs, config: EvaluateConfig, speakers: dict[str, str]) 
         key=lambda row: row.id,
         group=lambda row: row.language,
     )
-    spans = [Span(id=text.id, text=cut_span(text.text, config), language=text.language) for text in chosen]
-    good = [span for span in spans if sayable(span.text, span.language, speakers)]
+    spans = [
+        Saying(
+            id=text.id,
+            text=cut_span(text.text, config),
+            language=text.language,
+            speaker=speakers[text.language],
+            in_pieces=config.cut_at_sentences,
+        )
+        for text in chosen
+    ]
+    good = [span for span in spans if talker.sayable(span.text, span.language)]
     return good, len(spans) - len(good)
 
 
@@ -118,52 +114,83 @@ def cut_span(text: str, config: EvaluateConfig) -> str:
     return text[places[first][0] : places[first + length - 1][1]].strip()
 
 
-def sentence_scores(
-    rows: Sequence[SpeechTokens], made: Sequence[Sequence[int]], said: Sequence[str], real: Sequence[str]
-) -> list[ItemScore]:
-    """Errors beside those of the real tokens, and number of tokens beside theirs."""
-    errors = [
-        error_score(row, task="generation", groups=[SENTENCES], reference=row.text or "", answer=answer, beside=beside)
-        for row, answer, beside in zip(rows, said, real, strict=True)
-    ]
-    lengths = [
-        ItemScore(
-            id=row.id,
-            task="generation",
-            mode="length",
-            groups=[SENTENCES],
-            language=row.language,
-            cluster=row.id,
-            score=float(len(codes)),
-            baseline=float(len(row.tokens)),
-            weight=float(len(row.tokens)),
-            reference=row.text or "",
-            answer=answer,
-        )
-        for row, codes, answer in zip(rows, made, said, strict=True)
-    ]
-    return kept(errors) + lengths
+def say_sentences(
+    rows: Sequence[SpeechTokens], speakers: dict[str, list[str]], talker: Talker
+) -> dict[str, list[Said]]:
+    """Sentences in the main speaker's name (SENTENCES) and in nobody's (UNNAMED); the first of each language in every
+    speaker's name, the main one's too (OTHERS).
+    """
+    main = [_saying(row, talker.model.main_speakers[row.language]) for row in rows]
+    few = choose_each(
+        [row for row in rows if row.language in speakers],
+        talker.config.num_by_speaker,
+        seed=talker.config.seed,
+        key=lambda row: row.id,
+        group=lambda row: row.language,
+    )
+    named = [_saying(row, speaker) for row in few for speaker in speakers[row.language][1:]]
+    said = talker.say([*main, *(replace(one, speaker=None) for one in main), *named], "generation: sentences")
+    first = said[: len(main)]
+    chosen = {row.id for row in few}
+    return {
+        SENTENCES: first,
+        UNNAMED: said[len(main) : 2 * len(main)],
+        OTHERS: [one for one in first if one.saying.id in chosen] + said[2 * len(main) :],
+    }
 
 
-def span_scores(spans: Sequence[Span], said: Sequence[str]) -> list[ItemScore]:
-    """Errors of spans against their spoken form; there are no real tokens beside them."""
+def _saying(row: SpeechTokens, speaker: str) -> Saying:
+    return Saying(id=row.id, text=row.text or "", language=row.language, speaker=speaker)
+
+
+def sentence_scores(said: dict[str, list[Said]], real: dict[str, Real]) -> list[ItemScore]:
+    """Errors and lengths of all ways of asking; real: sentence id -> its recording's tokens.
+
+    Of the other speakers' sentences only the errors: their recordings are in another voice, which may be slower.
+    """
     scores = []
-    for span, answer in zip(spans, said, strict=True):
-        spoken = speakable(span.text, span.language)
-        scores.append(
-            error_score(span, task="generation", groups=[SPANS], reference=spoken, answer=answer, beside=None)
-        )
-    return kept(scores)
+    for name, group in ((SENTENCES, SENTENCES), (UNNAMED, f"{SENTENCES}_{UNNAMED}")):
+        scores += scores_beside_real(said[name], [real[one.saying.id] for one in said[name]], group)
+    main = {(one.saying.id, one.saying.speaker) for one in said[SENTENCES]}
+    others = [one for one in said[OTHERS] if (one.saying.id, one.saying.speaker) not in main]
+    beside = scores_beside_real(others, [real[one.saying.id] for one in others], f"{SENTENCES}_{OTHERS}")
+    return scores + [replace(row, id=f"{row.id}/{n}") for n, row in enumerate(beside) if row.mode != "length"]
+
+
+def tell_speakers(
+    said: Sequence[Said],
+    rows: Sequence[SpeechTokens],
+    speakers: dict[str, list[str]],
+    inputs: Inputs,
+    config: EvaluateConfig,
+) -> tuple[list[ItemScore], dict[str, dict[str, float]]]:
+    """Whether the speakers asked for are told from what was said, and those of real utterances; and by speaker."""
+    if not speakers:
+        return [], {}
+    profiles = naming.learn_profiles(inputs, speakers)
+    scores = naming.asked_scores(said, profiles)
+    scores += naming.real_scores(naming.choose_real(rows, profiles, config), profiles)
+    return scores, naming.by_speaker(scores)
 
 
 def show(
-    book: SampleBook, speech: Speech, rows: Sequence[SpeechTokens], said: Sequence[str], real: Sequence[str], num: int
+    book: SampleBook,
+    speech: Speech,
+    rows: Sequence[SpeechTokens],
+    said: dict[str, list[Said]],
+    real: Sequence[Real],
+    num: int,
 ) -> None:
     """Some of every language; how the tokens sound is in the samples of the speech decoder."""
     places = [place for group in by_language(rows).values() for place in group[: max(1, num // 2)]]
     for place in places[:num]:
         row = rows[place]
-        texts = {"text": row.text or "", "made tokens say": said[place], "real tokens say": real[place]}
+        texts = {
+            "text": row.text or "",
+            "made tokens say": said[SENTENCES][place].heard,
+            "no speaker named": said[UNNAMED][place].heard,
+            "real tokens say": real[place].heard,
+        }
         book.add(
             f"Unseen sentence ({row.language})", row.language, texts, {"recording": speech.wave(row.id)}, key=row.id
         )

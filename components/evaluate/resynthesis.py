@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from components.evaluate import documents
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.evaluation import Evaluation, by_language, error_score, kept
 from components.evaluate.samples import SampleBook, Wave
@@ -40,11 +41,14 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
     """WER of decoded speech by config.judges, recorded and synthesised speech apart.
 
     resynthesis: tokens -> mel -> wave; vocoder: the recording's own mel -> wave, which no decoder can be better than.
-    The baseline of both is the original sound. Utterances in languages without a judge are left out.
+    The baseline of both is the original sound. Utterances in languages without a judge are left out. Interleaved
+    documents are shown beside, with spans to hear.
     """
     from components.speech_decoder.model import load
+    from components.speech_tokenizer.model import load as load_tokenizer
 
-    decoder = load(inputs.folder("speech_decoder", "model"), "cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    decoder = load(inputs.folder("speech_decoder", "model"), device)
     speech = read_split(inputs, config.split.value)
     rows = choose_each(
         [row for row in speech.rows.values() if row.language in config.judges],
@@ -60,6 +64,8 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
         waves.append({ORIGINAL: original, DECODED: decoder.decode(row.tokens).numpy(), VOCODED: vocoded})
     heard = judge(rows, waves, decoder.sample_rate_hz, config)
     show(book, heard, say(config, inputs, heard, decoder), decoder.sample_rate_hz, config.num_samples)
+    ear = load_tokenizer(inputs.folder("speech_tokenizer", "model"), device)
+    documents.show(book, inputs.folder("synthesize", "interleaved"), decoder, ear.transcribe, config)
     return Evaluation(scores=scores_of(heard))
 
 

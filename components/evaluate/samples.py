@@ -23,9 +23,16 @@ class SampleBook:
         self.samples: list[Sample] = []
 
     def add(
-        self, title: str, language: str, texts: dict[str, str], sounds: dict[str, Wave], *, key: str | None = None
+        self,
+        title: str,
+        language: str,
+        texts: dict[str, str],
+        sounds: dict[str, Wave],
+        *,
+        key: str | None = None,
+        shelf: str = "",
     ) -> None:
-        """Keep one item: texts and sounds by their labels. Silent or empty waves are left out."""
+        """Keep one item: texts and sounds by their labels; empty waves are left out. shelf: see contracts.Sample."""
         number = f"{len(self.samples):03d}"
         kept = []
         for index, (label, (wave, rate_hz)) in enumerate(sounds.items()):
@@ -37,7 +44,9 @@ class SampleBook:
             self.tracker.log_audio(wave, rate_hz, f"sample-{number}-{label.replace(' ', '-')}")
             kept.append(SampleSound(label=label, audio=name))
         lines = [SampleText(label=label, text=text) for label, text in texts.items()]
-        self.samples.append(Sample(id=key or number, title=title, language=language, texts=lines, sounds=kept))
+        self.samples.append(
+            Sample(id=key or number, shelf=shelf, title=title, language=language, texts=lines, sounds=kept)
+        )
 
     def close(self) -> Manifest:
         """Write the table of the samples and the manifest of the folder."""

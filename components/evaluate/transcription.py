@@ -32,7 +32,7 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
     """
     from components.speech_tokenizer.model import load
 
-    public = benchmarks.read(config, inputs.data.parent, tracker)
+    public = benchmarks.read(config, inputs.data.parent, tracker, benchmarks.HEARD)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load(inputs.folder("speech_tokenizer", "model"), device)
     whisper = Recognizer(config.start, device)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from components.report.charts import interval_chart, usage_chart
 from components.report.sounds import data_uri, to_mp3
@@ -20,19 +23,26 @@ STAGES = (
     *("pretrain", "dialogues", "sft", "speech_decoder"),
 )
 SHELVES = {
-    "speech_decoder": (
+    ("speech_decoder", ""): (
         "Re-synthesised speech",
         "The recording, its speech tokens decoded to sound again, its mel spectrogram through the same vocoder, and "
         "the same sentence said by the text-to-token model.",
     ),
-    "sft": ("Chat", "A spoken question, the model's reply in text and in speech."),
-    "speech_tokenizer": (
+    ("speech_decoder", "interleaved"): (
+        "Interleaved documents",
+        "Whole documents that the language model learnt from: text stays text, a marked span was replaced by as many "
+        "speech tokens as it says, without making sound. Numbered spans are decoded here, to be heard, and transcribed "
+        "by the speech tokenizer.",
+    ),
+    ("sft", ""): ("Chat", "A spoken question, the model's reply in text and in speech."),
+    ("speech_tokenizer", ""): (
         "Heard by the tokenizer",
         "What was said, what the tokens alone were transcribed to, and what the un-quantised Whisper heard.",
     ),
-    "text_to_token": ("Text to token", "Sentences said without sound: what their tokens are transcribed to."),
-    "pretrain": ("Stories and questions", "What the language model heard, and the answer it found likeliest."),
+    ("text_to_token", ""): ("Text to token", "Sentences said without sound: what their tokens are transcribed to."),
+    ("pretrain", ""): ("Stories and questions", "What the language model heard, and the answer it found likeliest."),
 }
+"""(Model, shelf of its samples) -> name and description."""
 HEADLINES = (
     ("transcription_wer_synthesized_unseen", "word errors of the speech tokenizer on a voice it never heard"),
     ("generation_wer_sentences", "word errors of tokens made from unseen text"),
@@ -67,7 +77,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Shelf:
-    """The samples of one model."""
+    """Samples of one model."""
 
     name: str
     about: str
@@ -102,12 +112,12 @@ def sections(figures: list[Figure]) -> list[dict[str, str]]:
 def shelves(inputs: Inputs, *, max_samples: int, max_sounds_mb: float) -> tuple[list[Shelf], int]:
     """The samples of every evaluated model with their sounds inside, and how many were left out for their size."""
     made, left_out, used = [], 0, 0
-    for model, (name, about) in SHELVES.items():
+    for (model, shelf), (name, about) in SHELVES.items():
         if not (inputs.data / "evaluate" / model / "samples" / NAME).is_file():
             continue
         folder = inputs.folder(f"evaluate/{model}", "samples")
         cards = []
-        for sample in list(read_table(folder, Sample))[:max_samples]:
+        for sample in _on_shelf(folder, model, shelf)[:max_samples]:
             sounds = [_sound(folder, sound.label, sound.audio) for sound in sample.sounds]
             size = sum(3 * len(sound.source + sound.image) // 4 for sound in sounds)
             if used + size > max_sounds_mb * 1e6:
@@ -120,6 +130,16 @@ def shelves(inputs: Inputs, *, max_samples: int, max_sounds_mb: float) -> tuple[
     return made, left_out
 
 
+def _on_shelf(folder: Path, model: str, shelf: str) -> list[Sample]:
+    """The samples of a shelf. Raises ValueError when one stands on a shelf that the page does not have."""
+    samples = list(read_table(folder, Sample))
+    for sample in samples:
+        if (model, sample.shelf) not in SHELVES:
+            known = ", ".join(repr(name) for other, name in SHELVES if other == model)
+            raise ValueError(f"{folder}: sample {sample.id}: got shelf {sample.shelf!r}, wanted one of {known}")
+    return [sample for sample in samples if sample.shelf == shelf]
+
+
 def _sound(folder: Path, label: str, audio: str) -> Sound:
     wave, rate_hz = read_wave(inside(folder, audio))
     return Sound(
@@ -128,6 +148,13 @@ def _sound(folder: Path, label: str, audio: str) -> Sound:
         source=data_uri(to_mp3(wave, rate_hz), "audio/mpeg"),
         image=data_uri(spectrogram_png(wave, rate_hz), "image/png"),
     )
+
+
+def mark_spans(text: str) -> Markup:
+    """A text as HTML, all of it escaped, with what stands in ⟦ ⟧ as marked text."""
+    parts = re.split(r"⟦([^⟦⟧]*)⟧", text)
+    marked = Markup("<mark>{}</mark>")
+    return Markup("").join(marked.format(part) if number % 2 else escape(part) for number, part in enumerate(parts))
 
 
 def codebook(inputs: Inputs) -> str:

@@ -73,6 +73,7 @@ def render(**values: Any) -> str:
     environment = Environment(
         loader=loader, autoescape=select_autoescape(["j2"]), undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["mark_spans"] = content.mark_spans
     values["sections"] = [row | {"chart": Markup(row["chart"])} for row in values["sections"]]
     values["learning"] = [row | {"charts": [Markup(chart) for chart in row["charts"]]} for row in values["learning"]]
     values["codebook"] = Markup(values["codebook"])

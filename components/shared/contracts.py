@@ -249,6 +249,8 @@ class Sample:
     """Something to read and hear: one item with what went in and what came out."""
 
     id: str
+    shelf: str
+    """Which of its model's shelves in the report it stands on; empty for the first."""
     title: str
     language: str
     texts: list[SampleText]

@@ -91,3 +91,27 @@ def _kinds_of_all() -> np.ndarray:
 def ends_sentence(word: str) -> bool:
     """Whether a word, with the marks after it, ends its sentence; abbreviations and initials do not."""
     return bool(_SENTENCE_END.search(word)) and not _ABBREVIATION.search(word.rstrip())
+
+
+def draw_span(num_words: int, mean_span: float, rng: np.random.Generator) -> tuple[int, int] | None:
+    """Words (first, stop) that a span of running text takes from a short text inside it, never all of its words.
+
+    The span's length is Poisson with mean_span words, at least one, and it begins anywhere, so that it may end or begin
+    outside: what is left are beginnings, ends and middles of every length. None for a text of fewer than two words.
+    """
+    if num_words < 2:
+        return None
+    length = max(1, int(rng.poisson(mean_span)))
+    partly = [first for first in range(1 - length, num_words) if first > 0 or first + length < num_words]
+    first = int(rng.choice(partly))
+    return max(0, first), min(num_words, first + length)
+
+
+def cut_at_sentences(text: str) -> list[str]:
+    """A text cut after every end of a sentence; the pieces put together are the text, [] when nothing can be said."""
+    pieces = [""]
+    for start, stop in words(text):
+        pieces[-1] += text[start:stop]
+        if ends_sentence(text[start:stop]):
+            pieces.append("")
+    return [piece for piece in pieces if piece]

@@ -23,7 +23,8 @@ class Heard:
     """Error rates of the sampled spans."""
 
     shards: list[dict[str, float]]
-    """wer (words and characters together) of every shard; empty where nothing was sampled."""
+    """wer (words and characters together) of every shard; empty where it has no span with words, which its gate counts
+    as broken."""
     figures: dict[str, float]
     """wer_en and cer_zh over all shards, as far as the languages occur."""
 

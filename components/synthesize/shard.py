@@ -22,11 +22,12 @@ from components.shared.contracts import Interleaved, Schema, Text
 from components.shared.engine import Engine, EngineConfig, make_engine
 from components.shared.fingerprint import module_fingerprint
 from components.shared.manifest import hash_of, read_manifest
+from components.shared.recognizer import normalize_text
 from components.synthesize.config import SynthesizeConfig
 from components.synthesize.rows import to_rows
 from components.synthesize.saying import DROPPED_SPANS, say
 from components.synthesize.seeds import seed_of
-from components.synthesize.spans import Plan, plan
+from components.synthesize.spans import Plan, Span, plan
 from components.synthesize.survey import Chunk, documents
 from components.text_to_token.model import TextToToken, load
 
@@ -165,7 +166,7 @@ def _statistics(plan: Plan) -> dict[str, float]:
 
 
 class _Listener:
-    """Keeps a few of all spans, every one as likely as any other."""
+    """Keeps a few of the spans of which an ear would write something, every one as likely as any other."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.rng = count, np.random.default_rng(seed)
@@ -179,9 +180,15 @@ class _Listener:
         """Spans that were said, once each."""
         spans = [(plan.document, span) for plan in plans for span in plan.spans if not span.fault]
         draws = self.rng.random(len(spans))
-        for index in np.argsort(draws)[: self.count].tolist():
-            document, span = spans[index]
+        written = (place for place in np.argsort(draws).tolist() if _is_written(*spans[place]))
+        for place in islice(written, self.count):
+            document, span = spans[place]
             tokens = [code for piece in span.pieces for code in piece.codes.tolist()]
             sample = Sample(language=document.language, text=document.text[span.start : span.stop], tokens=tokens)
-            self.kept.append((float(draws[index]), sample))
+            self.kept.append((float(draws[place]), sample))
         self.kept = sorted(self.kept, key=lambda kept: kept[0])[: self.count]
+
+
+def _is_written(document: Text, span: Span) -> bool:
+    """Whether a normaliser leaves something of what is said; nothing of "hmm", which has no error rate then."""
+    return bool(normalize_text(document.text[span.start : span.stop], document.language))

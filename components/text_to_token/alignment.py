@@ -135,7 +135,7 @@ class _Batch:
             if t + 1 < num_tokens:
                 ahead = backward[:, t + 1] * likely[:, t + 1] / scale[:, t + 1, None]
                 backward[:, t] = _moved_back(ahead, jump)
-                for j in range(MAX_JUMP + 1):
+                for j in range(min(MAX_JUMP + 1, width)):
                     jumps[j] += jump[j] * (forward[:, t, : width - j] * ahead[:, j:]).sum()
             ends = self.num_codes - 1 == t
             backward[ends, t] = last[ends]

@@ -59,10 +59,13 @@ class TextToTokenConfig:
     trainer: TrainerConfig
     """Budget of the training."""
     temperature: float
-    """Sampling temperature of the sentences that validation hears; 0 is greedy."""
+    """Sampling temperature of what validation hears; 0 is greedy."""
     top_p: float
-    """Nucleus of the same sentences."""
+    """Nucleus of the same."""
+    mean_span: float
+    """Mean length of the spans that validation hears, in words, as synthesis will ask for them (paper, section 2.3)."""
     num_validation: int
-    """Validation pairs whose texts are said and heard at the end; also the most that the validation loss reads."""
+    """Validation pairs whose texts, and a span of each, are said and heard at the end; also the most that the
+    validation loss reads."""
     engine: EngineConfig
     """What says them."""

@@ -22,7 +22,7 @@ from components.text_to_token.alignment import Alignment, align_pairs
 from components.text_to_token.config import TextToTokenConfig
 from components.text_to_token.crossing import Spoken, spoken
 from components.text_to_token.data import Choices, Encoder, PairLoader, validation_loader, within
-from components.text_to_token.hearing import hear
+from components.text_to_token.hearing import ask, hear
 from components.text_to_token.model import load, save_record
 from components.text_to_token.module import TextToTokenModule
 from components.text_to_token.pace import Pace
@@ -34,8 +34,9 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
 
     Reads   data/tokenize/tokens, data/speech_tokenizer/model
     Writes  data/text_to_token/model/
-    Metrics loss in nats per speech token and token accuracy on unseen sentences; of the sentences it says: wer
-            (cer in Mandarin), length_ratio to real speech, finished and faulty shares; num_pairs, dropped_*
+    Metrics loss in nats per speech token and token accuracy on unseen sentences; of the unseen sentences and spans it
+            says: wer_sentences and wer_spans (cer in Mandarin) beside those of real tokens, length_ratio to real
+            speech, finished and faulty shares; num_pairs, dropped_*
     Source  Zeng et al. 2024, section 2.3
 
     Raises ValueError when there is no pair to learn from.
@@ -104,7 +105,7 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
         pace=pace.to_json(),
     )
     seal(model_folder, extra={"num_codes": num_codes})
-    rows, heard = _listen(config, model_folder, unseen, inputs, tracker)
+    rows, heard = _listen(config, model_folder, unseen, alignment, inputs, tracker)
     outputs.write_stats(shards=[metrics | heard], rows=rows)
     tracker.log_model(model_folder, "text_to_token")
     return metrics | heard
@@ -126,11 +127,17 @@ def _spread(pairs: list[Pair], count: int) -> list[Pair]:
 
 
 def _listen(
-    config: TextToTokenConfig, folder: Path, unseen: list[Pair], inputs: Inputs, tracker: Tracker
+    config: TextToTokenConfig,
+    folder: Path,
+    unseen: list[Pair],
+    alignment: Alignment,
+    inputs: Inputs,
+    tracker: Tracker,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Say the unseen sentences and hear them with the speech tokenizer."""
+    """Say the unseen sentences and a span of each, and hear them with the speech tokenizer."""
     from components.speech_tokenizer.model import load as load_ear
 
     ear = load_ear(inputs.folder("speech_tokenizer", "model"))
     engine = make_engine(dataclasses.replace(config.engine, model=str(folder)))
-    return hear(load(folder), engine, ear.transcribe, unseen, config, tracker)
+    asked = ask(unseen, alignment, config.mean_span, config.seed)
+    return hear(load(folder), engine, ear.transcribe, asked, config, tracker)
