@@ -14,6 +14,8 @@ import argparse
 import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -254,17 +256,51 @@ def measure(language: str, texts: list[str], root: Path, rounds: int) -> list[di
     return rows
 
 
+def make_alone(texts: Path, model: Path) -> None:
+    """Make the one shard of a table with the instant engine and print the peak of memory, in MB."""
+    config, engine = config_of(), Instant(load(model))
+    config.documents_per_shard = 10**9
+    shard._engine = lambda *_: engine  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as folder:
+        chunks = survey(texts, model, config, Path(folder), SilentTracker()).chunks
+        (job,) = shard.keyed(chunks, model, config).values()
+        shard.make(job, Path(folder) / "shard")
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # getrusage counts the parent's as well
+    print(int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024)
+
+
+def peak_memory(words: int, root: Path) -> float:
+    """MB that a process has taken at most which surveyed and made one shard of so many English words."""
+    texts = english(words)
+    model = root / "model"
+    if not model.exists():
+        make_model(model, texts[:300], VOCAB_SIZE["en"])
+    rows = (
+        Text(id=f"d{i:06d}", text=text, language="en", corpus="benchmark", license="MIT", split="train")
+        for i, text in enumerate(texts)
+    )
+    table = root / f"texts-{words}"
+    write_table(table, rows, Text, rows_per_shard=10**9)
+    command = [sys.executable, "-m", "benchmarks.interleave", "--alone", str(table), str(model)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--words", type=int, default=1_500_000, help="of English; half as many characters of Chinese")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/interleave.json"))
+    parser.add_argument("--alone", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.alone:
+        make_alone(*options.alone)
+        return
     plain_ids(add_speech(train_bpe(["warm"], 256), 1), "up")
     with tempfile.TemporaryDirectory() as folder:
         rows = measure("en", english(options.words), Path(folder), options.rounds)
         rows += measure("zh", mandarin(options.words // 2), Path(folder), options.rounds)
+        memory = {words: peak_memory(words, Path(folder)) for words in (options.words, 4 * options.words)}
     print(f"{'language':<9}{'way':<12}{'speech':>11}{'text':>11}{'seconds':>9}{'tokens/s':>11}{'bytes/token':>13}")
     for row in rows:
         print(
@@ -274,9 +310,13 @@ def main() -> None:
     for row in rows:
         if "survey_tokens_per_s" in row:
             print(f"survey of the texts, {row['language']}: {row['survey_tokens_per_s']:,.0f} tokens/s")
+    for words, megabytes in memory.items():
+        print(f"peak memory of one shard of {words:,} words: {megabytes:,.0f} MB")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     setting = {"words": options.words, "rounds": options.rounds, "threads": 1, "cpus": os.cpu_count()}
-    options.out.write_text(json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    options.out.write_text(
+        json.dumps({"setting": setting, "rows": rows, "peak_mb": memory}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":
