@@ -27,7 +27,7 @@ from components.synthesize.saying import say
 from components.synthesize.selection import select
 from components.synthesize.spans import plan
 from components.synthesize.stage import run
-from components.synthesize.survey import Chunk, documents, survey
+from components.synthesize.survey import Chunk, documents, has_words, survey
 from components.text_to_token.model import all_plain_ids, load
 
 
@@ -149,8 +149,9 @@ def test_a_restart_makes_only_what_is_missing_and_the_same_bytes(root, made):
 
 
 @pytest.mark.slow
-def test_any_number_of_workers_makes_the_same_bytes(root, made):
-    _, out = _run(root, "two", executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=2))
+@pytest.mark.parametrize("kind", ExecutorKind)
+def test_any_number_of_workers_anywhere_makes_the_same_bytes(root, made, kind):
+    _, out = _run(root, f"two-{kind.value}", executor=ExecutorConfig(kind=kind, num_workers=2))
     assert read_manifest(out / "interleaved").content_hash == read_manifest(made[1] / "interleaved").content_hash
 
 
@@ -325,6 +326,28 @@ def test_faulty_speech_is_kept_only_when_asked_for(root):
         planned = plan(text, config)
         counts = say([planned], "en", config, model, Endless(model, {}))  # type: ignore[arg-type]
         assert (len(to_rows([planned], "")[1]) == 1) == keep and counts["dropped_unfinished"] == (not keep)
+
+
+def test_a_document_of_ten_megabytes_is_planned_like_any_other():
+    text = "Anna sees two dogs at home. " * 360_000
+    assert len(text) > 10_000_000
+    planned = plan(_text(0, text), _config(ratio=0.002, mean_span=10.0))
+    covered = sum(span.num_words for span in planned.spans)
+    assert planned.num_words == 6 * 360_000 and covered == round(0.002 * planned.num_words)
+    assert all(len(piece.said) < 400 for span in planned.spans for piece in span.pieces)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "😀🎉 …", "———", "\x00\x01\x02", "(!?)"])
+def test_a_document_with_nothing_to_say_has_no_spans(text):
+    assert plan(_text(0, text), _config(ratio=1.0)).spans == [] and not has_words(text)
+
+
+def test_scripts_that_were_not_learnt_stay_text_beside_those_that_were(root):
+    model = load(root / "data/text_to_token/model")
+    config = _config(ratio=1.0, mean_span=40.0)
+    plans = [plan(_text(i, text), config) for i, text in enumerate(["Anna sees 你好 dogs.", "Anna \x07sees two dogs."])]
+    counts = say(plans, "en", config, model, FaultyEngine(model, {}))  # type: ignore[arg-type]
+    assert counts["dropped_foreign"] == 1 and [own.document.id for own in to_rows(plans, "")[1]] == ["t001"]
 
 
 def test_a_span_is_said_sentence_by_sentence():
