@@ -105,6 +105,10 @@ def measure(model: Any, kind: str, options: argparse.Namespace) -> dict[str, Any
         max_tokens=8192,
         num_threads=options.threads,
         logprobs=False,
+        servers=[],
+        in_flight=64,
+        timeout_s=60.0,
+        patience_s=10.0,
     )
     engine = EmbeddedEngine(model, model.config.vocab_size, config)
     requests = make_requests(kind, options.prompts, model.config.vocab_size)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from components.shared.contracts import Interleaved, Text, to_table
-from components.shared.engine import Engine, EngineConfig, Request, make_engine
+from components.shared.engine import Engine, EngineConfig, Request, identity, make_engine
 from components.shared.fingerprint import fingerprint
 from components.shared.manifest import hash_of, read_manifest
 from components.shared.speakable import speakable
@@ -84,7 +84,7 @@ def keyed(parts: list[list[Text]], folder: Path, config: SynthesizeConfig) -> di
         config, target_tokens=0, language_shares={}, heard_per_shard=0, probe_documents=0, max_failed_share=1.0
     )
     settings = {name: value for name, value in asdict(config).items() if name != "executor"}
-    settings["engine"]["kind"] = config.engine.kind.value
+    settings["engine"] = identity(config.engine)
     same_for_all = [settings, read_manifest(folder).content_hash, fingerprint("synthesize")]
     return {
         hash_of([same_for_all, [asdict(document) for document in part]]): Job(
