@@ -2,7 +2,7 @@
 
     python -m components.shared.engine.serve --model data/text_to_token/model [--num-servers 2] [--port 30000] [-- ...]
 
-What follows `--` goes to SGLang as it is. SGLang lives in an environment of its own (`make test-sglang` makes
+What follows `--` goes to SGLang as it is. SGLang lives in an environment of its own (`make setup-sglang` makes
 .venv-sglang; SPEECHLOOM_SGLANG_PYTHON names another interpreter); where this Python has it, as on machines with a GPU,
 it is used. Prints a URL a line once all are healthy, starts a server that dies again, and ends with SIGINT or SIGTERM.
 """
@@ -35,9 +35,10 @@ INTERPRETER = "SPEECHLOOM_SGLANG_PYTHON"
 PREFIX, UNSEALED = "speechloom", "unsealed"
 START_S = 900.0
 """Longest start of a server: loading a large model and capturing CUDA graphs take minutes."""
-_STOP_S = 15.0
-_SOUND_S = 60.0
-"""A server that ends sooner after its start is not started again."""
+_STOP_S = 3.0
+"""SGLang takes 9 s to end when asked to; nobody waits for its answers by then."""
+_SOUND_S, _MOST_DEATHS = 120.0, 3
+"""A server that ends so many times in a row, each time sooner after its start, is not started again."""
 
 CPU = {
     "--attention-backend": "torch_native",
@@ -139,7 +140,7 @@ def interpreter() -> Path:
     own = ROOT / ".venv-sglang" / "bin" / "python"
     if not own.is_file():
         raise ValueError(
-            f"serve: no SGLang: not in this Python, no {own}, no {INTERPRETER}; `make setup-sglang` makes it"
+            f"serve: no SGLang: not in this Python, no {own}, no {INTERPRETER}; `make setup-sglang` does"
         )
     return own
 
@@ -162,6 +163,7 @@ class ServerProcesses:
         self.urls = [f"http://{config.host}:{port}" for port in self.ports]
         self.running: dict[int, subprocess.Popen[bytes]] = {}
         self.started: dict[int, float] = {}
+        self.deaths = [0] * config.num_servers
 
     def start(self) -> list[str]:
         """Start all and return their URLs once each is healthy. Raises ConnectionError when one does not come up."""
@@ -176,12 +178,13 @@ class ServerProcesses:
         return self.urls
 
     def revive(self) -> None:
-        """Start again what has ended. Raises ConnectionError when a server ended soon after its start."""
+        """Start again what has ended. Raises ConnectionError when a server keeps ending soon after its start."""
         for number, process in self.running.items():
             if process.poll() is None:
                 continue
             line = f"serve: {self.urls[number]} ended with {process.returncode}; {self._last_line(number)}"
-            if time.monotonic() - self.started[number] < _SOUND_S:
+            self.deaths[number] = self.deaths[number] + 1 if time.monotonic() - self.started[number] < _SOUND_S else 1
+            if self.deaths[number] == _MOST_DEATHS:
                 raise ConnectionError(line)
             print(f"{line}; starting it again", file=sys.stderr, flush=True)
             _end_group(process, 0)
@@ -260,12 +263,17 @@ class ServerProcesses:
 
 
 def _end_group(process: subprocess.Popen[bytes], patience_s: float) -> None:
-    """Wait for a server, then kill what is left of its process group."""
+    """Wait for a server, then kill it: its children end with it, the last one after it has cleaned up."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(patience_s)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
+    end = time.monotonic() + _STOP_S
+    with suppress(ProcessLookupError):
+        while time.monotonic() < end:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _port(config: ServingConfig, number: int) -> int:
