@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 
 VOCAB, ROWS = 50, 64
@@ -39,7 +40,7 @@ def continuation(token_ids: list[int], sampling: dict[str, Any]) -> tuple[list[i
 
 def nats(token_ids: list[int]) -> list[float]:
     """Log-probability of each id but the first."""
-    return [-0.01 * (a + 2 * b) for a, b in zip(token_ids, token_ids[1:], strict=False)]
+    return [-0.01 * (a + 2 * b) for a, b in pairwise(token_ids)]
 
 
 class SmallServer(ThreadingHTTPServer):

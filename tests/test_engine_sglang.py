@@ -13,11 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-
-from components.shared.engine import EngineConfig, EngineKind, Request, identity, make_engine, sglang_server
-from components.shared.engine.sglang import SglangEngine
-from components.shared.manifest import seal
-from tests.small_server import (
+from small_server import (
     DYING,
     FAILING,
     FEWER,
@@ -33,6 +29,10 @@ from tests.small_server import (
     nats,
     serving,
 )
+
+from components.shared.engine import EngineConfig, EngineKind, Request, identity, make_engine, sglang_server
+from components.shared.engine.sglang import SglangEngine
+from components.shared.manifest import seal
 
 ROOT = Path(__file__).resolve().parents[1]
 STOP_ID = 7
@@ -311,7 +311,7 @@ def test_a_server_that_comes_back_with_another_model_ends_the_run(folder):
 
 
 def test_a_shards_key_knows_what_generates_and_not_where():
-    from tests.letters import engine_config
+    from letters import engine_config
 
     config = engine_config()
     elsewhere = dataclasses.replace(config, servers=["http://a"], in_flight=1, timeout_s=1.0, patience_s=1.0, model="m")
@@ -325,7 +325,7 @@ def test_a_shards_key_knows_what_generates_and_not_where():
 
 
 def test_settings_that_make_no_sense_are_refused(folder):
-    from tests.letters import engine_config
+    from letters import engine_config
 
     config = dataclasses.replace(engine_config(), model=str(folder), servers=["http://127.0.0.1:1"])
     with pytest.raises(ValueError, match=r"engine\.servers: got 1 of them, wanted \[\]"):
@@ -378,6 +378,6 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPEECHLOOM_SGLANG_PYTHON", sys.executable)  # which has no SGLang
         processes = ServerProcesses(ServingConfig(model=str(tmp_path), device="cpu", logs=tmp_path / "logs"))
-        with pytest.raises(ConnectionError, match="did not start; .*No module named 'sglang'"):
+        with pytest.raises(ConnectionError, match=r"did not start; .*No module named 'sglang'"):
             processes.start()
     assert processes.running == {}

@@ -174,7 +174,7 @@ def test_a_server_that_is_killed_in_the_middle_loses_nothing_and_is_started_agai
     by_key = {completion.key: completion for completion in [*made, *completions]}
     wanted = embedded.generate_all(requests)
     assert [by_key[request.key].token_ids for request in requests] == [completion.token_ids for completion in wanted]
-    assert engine.counts["lost_servers"] == 1 and engine.counts["failed_calls"] > 0
+    assert engine.counts["lost_servers"] and engine.counts["failed_calls"]
     assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
     assert healthy(urls[0]) and make_engine(engine.config).generate_all(requests[:4])
 
@@ -184,17 +184,18 @@ def healthy(url: str) -> bool:
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         try:
-            return httpx.get(f"{url}/health", timeout=30.0).status_code == 200
+            if httpx.get(f"{url}/health", timeout=30.0).status_code == 200:
+                return True
         except httpx.HTTPError:
-            time.sleep(0.5)
+            pass  # not listening yet
+        time.sleep(0.5)
     return False
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL])
-def test_no_process_is_left_when_serve_is_killed(command, how):
+def test_no_process_is_left_when_serve_is_killed(command):
     family = psutil.Process(command.pid).children(recursive=True)
     assert len(family) >= 6
-    command.send_signal(how)
+    command.kill()
     assert psutil.wait_procs(family, timeout=PATIENCE_S)[1] == []
 
 

@@ -211,7 +211,7 @@ class ServerProcesses:
         environment.pop("PYTHONPATH", None)
         if self.device == "cpu":
             environment["SGLANG_USE_CPU_ENGINE"] = "1"
-        with log.open("wb") as output:
+        with log.open("ab") as output:
             # -P: the folder of this file holds a sglang.py of ours
             self.running[number] = subprocess.Popen(
                 [str(self.python), "-P", str(SERVER), *self._arguments(number)],
