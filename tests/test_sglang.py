@@ -156,10 +156,11 @@ def test_the_servers_outlive_pickles_and_ids_outside_the_vocabulary(urls, served
     assert all(made.token_ids for made in served.generate_all(requests_of(4, stop_ids=())))
 
 
-def server_processes(command: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The servers' main processes, in the order of their ports."""
-    found = [p for p in psutil.Process(command.pid).children() if "sglang_server.py" in " ".join(p.cmdline())]
-    return sorted(found, key=lambda p: p.cmdline()[p.cmdline().index("--port") + 1])
+def process_of(command: subprocess.Popen[str], url: str) -> psutil.Process:
+    """The main process of a server."""
+    port = url.rsplit(":", 1)[1]
+    (found,) = [p for p in psutil.Process(command.pid).children() if port in p.cmdline()]
+    return found
 
 
 def test_a_server_that_is_killed_in_the_middle_loses_nothing_and_is_started_again(command, urls, served, embedded):
@@ -167,7 +168,7 @@ def test_a_server_that_is_killed_in_the_middle_loses_nothing_and_is_started_agai
     engine = make_engine(dataclasses.replace(served.config, logprobs=False))
     completions = engine.generate(iter(requests))
     made = [next(completions) for _ in range(60)]
-    killed = server_processes(command)[0]
+    killed = process_of(command, urls[0])
     family = [killed, *killed.children(recursive=True)]
     assert len(family) >= 3
     os.kill(killed.pid, signal.SIGKILL)
