@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Instant:
     name, exact = "instant", False
 
     def __init__(self, model: TextToToken) -> None:
+        self.counts: Counter[str] = Counter()
         v = model.vocabulary
         self.ids = np.random.default_rng(0).integers(v.first_audio_id, v.first_audio_id + v.num_codes, 200_000).tolist()
         self.start = 0
@@ -142,6 +144,10 @@ def config_of() -> SynthesizeConfig:
             max_tokens=131072,
             num_threads=1,
             logprobs=False,
+            servers=[],
+            in_flight=1,
+            timeout_s=1.0,
+            patience_s=1.0,
         ),
     )
 

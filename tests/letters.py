@@ -94,6 +94,10 @@ def engine_config() -> EngineConfig:
         max_tokens=1024,
         num_threads=1,
         logprobs=False,
+        servers=[],
+        in_flight=64,
+        timeout_s=60.0,
+        patience_s=10.0,
     )
 
 

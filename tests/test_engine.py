@@ -30,6 +30,10 @@ def _config(**changes) -> EngineConfig:
         max_tokens=256,
         num_threads=1,
         logprobs=True,
+        servers=[],
+        in_flight=64,
+        timeout_s=60.0,
+        patience_s=10.0,
     )
     return dataclasses.replace(config, **changes)
 

@@ -148,6 +148,10 @@ def load(path: Path | str, engine: EngineConfig | None = None) -> Chat:
         max_tokens=16384,
         num_threads=2,
         logprobs=False,
+        servers=[],
+        in_flight=64,
+        timeout_s=300.0,
+        patience_s=60.0,
     )
     chosen = config if engine is None else replace(engine, model=str(folder))
     return Chat(folder, formats, make_engine(chosen), str(record["system"]))

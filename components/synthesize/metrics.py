@@ -32,6 +32,7 @@ def metrics_of(
     for language in sorted({chunk.language for chunk in chunks}):
         own = [record for record, chunk in zip(records, chunks, strict=True) if chunk.language == language]
         metrics[f"speech_tokens_{language}"] = float(sum(record.counts["speech_tokens"] for record in own))
+    metrics |= {name: float(count) for name, count in counts.items() if name.startswith("engine_")}
     for reason in DROPPED_SPANS:
         metrics[f"dropped_span_{reason}"] = float(counts[f"dropped_{reason}"])
     for reason in DROPPED_TEXTS:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from components.shared.contracts import Interleaved, Schema, Text
-from components.shared.engine import Engine, EngineConfig, make_engine
+from components.shared.engine import Engine, EngineConfig, identity, make_engine
 from components.shared.fingerprint import module_fingerprint
 from components.shared.manifest import hash_of, read_manifest
 from components.shared.recognizer import normalize_text
@@ -75,7 +75,7 @@ def keyed(chunks: Iterable[Chunk], folder: Path, config: SynthesizeConfig) -> di
     """A shard of each chunk by its key: a hash of the documents, the model, the code and the settings that matter."""
     config = replace(config, target_tokens=0, language_shares={}, probe_documents=0, max_failed_share=1.0)
     settings = {name: value for name, value in asdict(config).items() if name != "executor"}
-    settings["engine"]["kind"] = config.engine.kind.value
+    settings["engine"] = identity(config.engine)
     settings["span_unit"] = config.span_unit.value
     same_for_all = [settings, read_manifest(folder).content_hash, module_fingerprint(__name__)]
     return {
@@ -88,6 +88,7 @@ def make(job: Job, path: Path) -> None:
     """Write the shard's Interleaved rows, with its record in the Parquet metadata."""
     config, chunk, model = job.config, job.chunk, _model(job.model)
     engine = _engine(config.engine, job.model)
+    troubles = Counter(engine.counts)
     record = Record(exact=engine.exact)
     gc.freeze()  # else the collector looks through all of torch whenever a window's lists pile up: a third of the time
     listener = _Listener(config.heard_per_shard, seed_of(config.seed, "heard", chunk.content))
@@ -102,6 +103,7 @@ def make(job: Job, path: Path) -> None:
             record.rows += [_statistics(plan) for plan in kept[: MAX_ROWS - len(record.rows)]]
             listener.offer(kept)
             writer.write_table(rows)
+        record.counts += Counter({f"engine_{name}": count for name, count in (engine.counts - troubles).items()})
         record.samples = listener.samples
         fields = {**vars(record), "samples": [asdict(sample) for sample in record.samples]}
         writer.add_key_value_metadata({RECORD: json.dumps(fields, sort_keys=True)})

@@ -30,7 +30,8 @@ def run(config: SynthesizeConfig, inputs: Inputs, outputs: Outputs, tracker: Tra
     Writes  data/synthesize/interleaved/
     Metrics num_documents, num_spans, speech_tokens (and by language), tokens (speech and text), hours, tokens_per_s (of
             what was generated in this run), tokens_per_word, coverage (share of the words that is speech), said_again
-            and dropped_* of the spans and texts, wer_en and cer_zh of the sample that was heard
+            and dropped_* of the spans and texts, engine_* (servers lost, calls that failed), wer_en and cer_zh of the
+            sample that was heard
     Source  Zeng et al. 2024, section 2.3
 
     Raises ValueError when no text is in a language that the model can say.

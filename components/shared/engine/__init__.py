@@ -6,10 +6,11 @@ batching); a server behind the same interface gets the same requests. Nothing he
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from components.shared.tracking import Progress, no_progress
 
@@ -21,6 +22,8 @@ class EngineKind(Enum):
 
     transformers = "transformers"
     """In this process, on the GPU when there is one."""
+    sglang = "sglang"
+    """SGLang servers, over HTTP."""
 
 
 @dataclass(kw_only=True)
@@ -28,7 +31,7 @@ class EngineConfig:
     """Which engine generates, from which model, in which sizes."""
 
     kind: EngineKind
-    """transformers: inside the stage's own process."""
+    """transformers: inside the stage's own process; sglang: behind servers."""
     model: str
     """Folder of a causal LM with its tokenizer; stages fill it in with dataclasses.replace, YAML says ''."""
     dtype: str
@@ -43,6 +46,14 @@ class EngineConfig:
     """CPU threads of the model; results in float32 are byte-identical for equal numbers of threads."""
     logprobs: bool
     """Return the log-probability of each generated token."""
+    servers: list[str]
+    """Base URLs such as http://127.0.0.1:30000, all with the same model; [] starts one here (sglang only)."""
+    in_flight: int
+    """Requests in flight at each server; more than it decodes together keep it busy (sglang only)."""
+    timeout_s: float
+    """Longest wait for one answer, queueing at the server included, in seconds (sglang only)."""
+    patience_s: float
+    """Longest time without any server that is well before the run ends, in seconds (sglang only)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +104,10 @@ class Engine(Protocol):
     def exact(self) -> bool:
         """Whether the same requests in the same order give byte-identical tokens again."""
 
+    @property
+    def counts(self) -> Counter[str]:
+        """What went wrong on the way, such as failed_calls and lost_servers; empty when nothing did."""
+
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Completions as they end, in any order; requests are pulled as room comes free, so both may be endless.
 
@@ -117,11 +132,27 @@ class Engine(Protocol):
 def make_engine(config: EngineConfig) -> Engine:
     """The engine that the config asks for, with its model loaded.
 
-    Raises ValueError when the folder holds no causal LM that the engine can run.
+    Raises ValueError when the folder holds no causal LM that the engine can run, or a server has another model;
+    ConnectionError when no server answers.
     """
-    from components.shared.engine.embedded import load
+    if config.kind is EngineKind.sglang:
+        from components.shared.engine import sglang
 
-    return load(config)
+        return sglang.load(config)
+    if config.servers:
+        raise ValueError(f"engine.servers: got {len(config.servers)} of them, wanted [] with kind={config.kind.value}")
+    from components.shared.engine import embedded
+
+    return embedded.load(config)
+
+
+def identity(config: EngineConfig) -> dict[str, Any]:
+    """The settings that can change what is generated: part of a shard's key. Where and how fast it runs is not."""
+    settings = asdict(config) | {"kind": config.kind.value}
+    left_out = {"model", "servers", "in_flight", "timeout_s", "patience_s"}
+    if config.kind is EngineKind.sglang:
+        left_out |= {"max_batch", "max_tokens", "num_threads"}
+    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def check_request(request: Request, vocab_size: int) -> None:

@@ -7,6 +7,7 @@ tokens equal those of `model.generate`, one request at a time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -86,6 +87,11 @@ class EmbeddedEngine:
     def exact(self) -> bool:
         """float32 on a CPU."""
         return self.device.type == "cpu" and self.model.dtype == torch.float32
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Nothing goes wrong on the way."""
+        return Counter()
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Completions as they end; see Engine.generate."""

@@ -39,7 +39,7 @@ def score_pairs(
 
     body: input ids to hidden states; head: hidden states to logits, rows from vocab_size on are padding.
     """
-    _check(prompts, continuations, vocab_size, config.max_length)
+    check_pairs(prompts, continuations, vocab_size, config.max_length)
     device = next(body.parameters()).device
     scores: list[list[float]] = [[] for _ in prompts]
     for rows in _batches(_rows(prompts, continuations, config.max_length), config.max_tokens):
@@ -59,7 +59,8 @@ def score_pairs(
     return scores
 
 
-def _check(prompts: list[list[int]], continuations: list[list[int]], vocab_size: int, max_length: int) -> None:
+def check_pairs(prompts: list[list[int]], continuations: list[list[int]], vocab_size: int, max_length: int) -> None:
+    """Raise ValueError for pairs that cannot be scored; see Engine.score."""
     if len(prompts) != len(continuations):
         raise ValueError(f"score: {len(prompts)} prompts but {len(continuations)} continuations")
     for index, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
