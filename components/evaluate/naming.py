@@ -33,7 +33,7 @@ Profiles = dict[str, dict[str, np.ndarray]]
 def choose_speakers(
     inputs: Inputs, main: Mapping[str, str], known: Collection[str], config: EvaluateConfig
 ) -> dict[str, list[str]]:
-    """Of each language its main speaker and at most config.num_speakers others; languages with one speaker are left out.
+    """Of each language its main speaker and at most config.num_speakers others; a language without others is left out.
 
     known: speakers that the model can be asked for.
     """
