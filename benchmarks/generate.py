@@ -6,8 +6,8 @@
 Same model, prompts, order, dtype, threads and batch size for all; every sequence has a fixed number of new tokens,
 which none makes use of beforehand, and greedy tokens are compared. Lengths: lognormal (longest at least 4 times the
 mean, as in text-to-token requests) and uniform. SGLang is started here (`make setup-sglang`) or is at --sglang URL,
-where components.shared.engine.serve serves the folder --model. The bound is a roofline: what one decoding step of a full
-batch must read and compute, by this device's bandwidth and arithmetic as measured here.
+where components.shared.engine.serve serves the folder --model. The bound is a roofline: what one decoding step of a
+full batch must read and compute, by this device's bandwidth and arithmetic as measured here.
 """
 
 from __future__ import annotations

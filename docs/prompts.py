@@ -112,15 +112,26 @@ def _sections(samples: dict[str, Any], formats: Formats) -> Iterable[tuple[str, 
     asked = prompt_of(text, [], v)
     named = prompt_of(text, [v.system, *plain_ids(formats.tokenizer, pair["speaker"])], v)
     codes = v.to_ids(pair["tokens"])
+    other = samples["pair_mandarin"]
+    mandarin = prompt_of(
+        plain_ids(formats.tokenizer, other["said"]),
+        [v.system, *plain_ids(formats.tokenizer, other["speaker"])],
+        v,
+    )
     spelled = answer_of(codes, text, [len(codes) * number // len(text) for number in range(len(text))])
     yield (
         "Text-to-token (text_to_token, synthesize)",
-        "A model and a tokenizer of their own. The text is in its spoken form; a speaker may be named (second). With "
-        "`words_in_speech` (third) each text token stands once more before the speech that says it, where the "
-        "alignment has it; here at an even pace.",
+        "A model and a tokenizer of their own. The text is in its spoken form; a speaker may be named (second, and "
+        "third in Mandarin). With `words_in_speech` (fourth) each text token stands once more before the speech that "
+        "says it, where the alignment has it; here at an even pace.",
         [
             show([*prompt, *answer, v.end_of_audio])
-            for prompt, answer in ((asked, codes), (named, codes), (asked, spelled))
+            for prompt, answer in (
+                (asked, codes),
+                (named, codes),
+                (mandarin, v.to_ids(other["tokens"])),
+                (asked, spelled),
+            )
         ],
     )
 
@@ -144,12 +155,11 @@ def _codes(value: Any) -> Iterable[int]:
 
 def collect_samples(data: Path) -> dict[str, Any]:
     """Short rows of every kind from a finished run's data folder."""
-    from components.shared.speakable import speakable
-
     tokens = list(read_table(data / "tokenize" / "tokens", SpeechTokens))
     by_id = {row.id: row.tokens for row in tokens}
     train = [row for row in tokens if row.split == "train"]
     pair = _shortest(train, lambda row: row.corpus == "closed_world" and len(row.text.split()) > 4)
+    mandarin = _shortest(train, lambda row: row.language == "zh" and row.text is not None and len(row.text) > 4)
     mixed = _shortest(
         read_table(data / "synthesize" / "interleaved", Interleaved),
         lambda row: row.corpus == "closed_world" and sum(s.modality == "speech" for s in row.segments) > 1,
@@ -166,13 +176,8 @@ def collect_samples(data: Path) -> dict[str, Any]:
     return {
         "text": text.text,
         "speech": _shortest(train, lambda row: row.text is None).tokens,
-        "pair": {
-            "text": pair.text,
-            "said": speakable(pair.text, pair.language),
-            "tokens": pair.tokens,
-            "language": pair.language,
-            "speaker": pair.speaker,
-        },
+        "pair": _pair(pair),
+        "pair_mandarin": _pair(mandarin),
         "interleaved": [asdict(segment) for segment in mixed.segments],
         "dialogue": [asdict(turn) for turn in dialogue.turns],
         "question": {
@@ -185,6 +190,19 @@ def collect_samples(data: Path) -> dict[str, Any]:
             "ending": story.right,
             "ending_tokens": by_id[story.right_utterance],
         },
+    }
+
+
+def _pair(row: SpeechTokens) -> dict[str, Any]:
+    """An utterance with its spoken form."""
+    from components.shared.speakable import speakable
+
+    return {
+        "text": row.text,
+        "said": speakable(row.text or "", row.language),
+        "tokens": row.tokens,
+        "language": row.language,
+        "speaker": row.speaker,
     }
 
 

@@ -10,6 +10,9 @@ from components.synthesize.config import SynthesizeConfig
 from components.synthesize.seeds import seed_of
 from components.synthesize.survey import Chunk
 
+LEAST_SHARE = 0.1
+"""Of a chunk; a smaller remainder is not made, since statistics of a handful of documents would say nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -30,7 +33,7 @@ class Selection:
 
 
 def select(chunks: list[Chunk], config: SynthesizeConfig, unsayable: Collection[str] = ()) -> Selection:
-    """Take chunks of each language until its share of the target is there.
+    """Take chunks of each language until its share of the target is there, but for less than a tenth of one.
 
     Which ones depends on their content and the seed alone, so that a grown corpus keeps most of what it had. Raises
     ValueError when a language has no share.
@@ -53,6 +56,8 @@ def select(chunks: list[Chunk], config: SynthesizeConfig, unsayable: Collection[
         left = config.target_tokens * config.language_shares[language] / total_share
         for index in sorted(members, key=lambda index: (seed_of(config.seed, "use", chunks[index].content), index)):
             used = first_documents(chunks[index], left / max(1.0, chunks[index].tokens))
+            if used.num_documents < LEAST_SHARE * chunks[index].num_documents:
+                used = first_documents(chunks[index], 0.0)
             dropped["beyond_target"] += chunks[index].num_documents - used.num_documents
             left -= used.tokens
             if used.num_documents:
