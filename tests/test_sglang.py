@@ -218,3 +218,36 @@ print(made[0].token_ids)
     request = Request(key="a", token_ids=[1, 2, 3], max_new_tokens=20)
     assert len(pids) >= 3 and ids == embedded.generate_all([request])[0].token_ids
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_synthesize_makes_the_same_documents_by_either_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import letters
+    from test_synthesize import _config, _text
+
+    import components.speech_tokenizer.model as door
+    from components.shared.contracts import Interleaved, Text
+    from components.shared.manifest import read_manifest, read_table, write_table
+    from components.shared.places import Inputs, Outputs
+    from components.shared.tracking import TerminalTracker
+    from components.synthesize.stage import run
+
+    monkeypatch.setattr(door, "load", lambda path: letters.EAR)
+    letters.train(tmp_path)
+    grammar = letters.sentences(60, seed=5)
+    texts = [_text(i, " ".join(grammar[3 * i : 3 * i + 3])) for i in range(20)]
+    write_table(tmp_path / "data/collect/texts", texts, Text)
+    made = {}
+    for kind in EngineKind:
+        engine = dataclasses.replace(
+            letters.engine_config(), kind=kind, in_flight=16, timeout_s=60.0, patience_s=PATIENCE_S
+        )
+        outputs = Outputs(root=tmp_path / kind.value, work=tmp_path / "work" / kind.value)
+        # greedy: seeds mean nothing to SGLang on a CPU
+        run(_config(engine=engine, retry_temperature=0.0), Inputs(tmp_path / "data"), outputs, TerminalTracker())
+        outputs.publish({})
+        made[kind] = list(read_table(tmp_path / kind.value / "interleaved", Interleaved))
+    ours, theirs = made[EngineKind.transformers], made[EngineKind.sglang]
+    assert [(row.id, row.segments) for row in ours] == [(row.id, row.segments) for row in theirs]
+    assert all(row.engine.startswith("sglang") for row in theirs)
+    grades = [read_manifest(tmp_path / kind.value / "interleaved").grade for kind in EngineKind]
+    assert grades == ["exact", "recorded"]

@@ -33,11 +33,7 @@ Profiles = dict[str, dict[str, np.ndarray]]
 def choose_speakers(
     inputs: Inputs, main: Mapping[str, str], known: Collection[str], config: EvaluateConfig
 ) -> dict[str, list[str]]:
-<<<<<<< HEAD
     """Of each language its main speaker and at most config.num_speakers others; languages with one are left out.
-=======
-    """Of each language its main speaker and at most config.num_speakers others; a language without others is left out.
->>>>>>> 88a49cfe182a851e010d64fd6dd4ad8b7c874d48
 
     known: speakers that the model can be asked for.
     """
