@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from omegaconf import OmegaConf
 
 from components.collect import audio_shards
 from components.collect.config import (
+    BulkCorpusConfig,
     BulkLanguageConfig,
     BulkTextConfig,
     CollectConfig,
@@ -316,6 +319,32 @@ def test_the_gate_lets_this_table_pass_and_stops_a_broken_one(config, tmp_path):
     stats.to_parquet(tmp_path / "broken.parquet")
     findings = apply(rules, tmp_path / "broken.parquet", "collect", tmp_path / "docs")
     assert [finding.rule.split(" ")[0] for finding in findings if not finding.held] == ["row.duration_s"]
+
+
+def test_bulk_text_joins_the_texts_without_what_evaluation_asks(config, tmp_path):
+    alone, before = collect(config, tmp_path)
+    (question, *_) = read_table(alone / "questions", Question)
+    rows = read_table(alone / "utterances", Utterance)
+    held = next(row for row in rows if row.split == "test" and row.corpus == "open_domain" and row.text)
+    rng = np.random.default_rng(9)
+    pages = [" ".join(rng.choice(NOUNS + VERBS, 60)) + "." for _ in range(30)]
+    planted = [f"{pages[0]} {question.question} Nobody knows.", f"{pages[1]} {held.text}"]
+    (tmp_path / "web").mkdir()
+    pq.write_table(pa.table({"text": [*pages[2:], *planted]}), tmp_path / "web" / "a.parquet")
+    web = BulkCorpusConfig(
+        path="web", text_column="text", language="en", language_column="", license="ODC-By-1.0", max_units=0
+    )
+    both = replace(config, bulk_texts=replace(config.bulk_texts, corpora={"web": web}))
+    data, metrics = collect(both, tmp_path, "both")
+    verify(data / "texts")
+    small = list(read_table(alone / "texts", Text))
+    rows = list(read_table(data / "texts", Text))
+    assert rows[: len(small)] == small and [row.text for row in rows[len(small) :]] == pages[2:]
+    assert {row.split for row in rows[len(small) :]} == {"train", "validation"}
+    assert metrics["bulk_documents"] == 30 and metrics["bulk_texts_en"] == 28
+    assert metrics["bulk_dropped_evaluation_item"] == metrics["bulk_dropped_shares_ngram_with_test"] == 1
+    assert {key: metrics[key] for key in before} == before
+    assert (data / "stats.parquet").read_bytes() == (alone / "stats.parquet").read_bytes()
 
 
 def test_texts_of_all_corpora_are_read_without_repeats(tmp_path):
