@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from threadpoolctl import threadpool_limits
 
 from components.collect import bulk, near_duplicates
 from components.collect.bulk_files import Part, find_parts, read
@@ -159,7 +160,8 @@ def steps(lines: dict[str, list[str]], folder: Path, megabytes: float) -> dict[s
     timed("clean and cut", lambda: [cut(clean(text)[0], 32_000, 50) for text in texts if has_word(text)])
     words = timed("words", lambda: [words_of(text) for text in texts])
     detect("warm")
-    timed("language", lambda: [detect(text) for text in texts])
+    with threadpool_limits(1, user_api="blas"):
+        timed("language", lambda: [detect(text) for text in texts])
     held = patterns(lines)
     leaks = Leaks([], held)
     timed("leaks", lambda: [leaks.reason(found) for found in words])

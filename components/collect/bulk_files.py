@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.shared.manifest import read_json
+
 ENDINGS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
@@ -83,7 +85,7 @@ def find_parts(root: Path, columns: list[str], part_bytes: int, what: str) -> li
             for start, stop in _ranges(path, kind, columns, part_bytes)
         ]
     if not parts:
-        raise ValueError(f"{what}: {root}: no file ends in {', '.join(ENDINGS)}")
+        raise ValueError(f"{what}: {root}: no rows in a file that ends in {', '.join(ENDINGS)}")
     return parts
 
 
@@ -102,22 +104,29 @@ def read(part: Part, text_column: str, language_column: str) -> Iterator[Documen
 
 
 def _below(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(folder)
         if "state.json" in names:
-            state = json.loads((here / "state.json").read_text(encoding="utf-8"))
-            yield from (here / Path(file["filename"]).name for file in state.get("_data_files", []))
+            yield from _listed(here / "state.json")
             continue
         for name in sorted(names):
             if kind_of(here / name) and not name.startswith((".", "cache-")):
                 yield here / name
 
 
+def _listed(state: Path) -> list[Path]:
+    """The files of a `save_to_disk` folder, in their order."""
+    try:
+        return [state.parent / Path(file["filename"]).name for file in read_json(state)["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{state}: wanted _data_files: [{{filename}}], as datasets.save_to_disk writes it") from error
+
+
 def _ranges(path: Path, kind: str, columns: list[str], part_bytes: int) -> list[tuple[int, int]]:
     """(start, stop) of every part of a file, after a look whether it is what its name says."""
     if not path.is_file():
-        raise ValueError(f"{path}: not there, but its folder's state.json lists it")
+        raise ValueError(f"{path}: a broken link, or not there although its folder's state.json lists it")
     size = path.stat().st_size
     if size == 0:
         raise ValueError(f"{path}: got an empty file, wanted a whole {kind} file")

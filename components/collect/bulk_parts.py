@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
 from components.collect import near_duplicates
 from components.collect.bulk_files import Part, read
@@ -59,7 +60,8 @@ def make_reading(job: Reading, folder: Path) -> None:
     counts: Counter[str] = Counter()
     languages = job.config.languages
     signatures = _Signatures(folder, job.config)
-    with _Table(folder / "rows.parquet") as table:
+    # py3langid's products are small: threads of BLAS would only wait for each other, on cores of other workers.
+    with _Table(folder / "rows.parquet") as table, threadpool_limits(1, user_api="blas"):
         for row in _rows(job, counts):
             words = words_of(row.text)
             reason = _leaks(job.leaks).reason(words)
