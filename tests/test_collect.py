@@ -16,6 +16,9 @@ from omegaconf import OmegaConf
 
 from components.collect import audio_shards
 from components.collect.config import (
+    BulkCorpusConfig,
+    BulkLanguageConfig,
+    BulkTextConfig,
     CollectConfig,
     CorpusConfig,
     CorpusKind,
@@ -124,8 +127,8 @@ def config(tmp_path, monkeypatch) -> CollectConfig:
     lines = []
     for _ in range(60):
         said = [f"The {' '.join(rng.choice(NOUNS, 2))} {rng.choice(VERBS)} a {rng.choice(NOUNS)}." for _ in range(4)]
-        lines.append(json.dumps({"text": "\n".join(said)}))
-    (tmp_path / "texts.jsonl").write_text("\n".join(lines))
+        lines.append("\n".join(said))
+    write_dialogues(tmp_path / "dataset.json", lines)
     world = WorldConfig(
         num_people=6,
         num_relations=2,
@@ -155,7 +158,20 @@ def config(tmp_path, monkeypatch) -> CollectConfig:
                 max_utterances=0,
             )
         },
-        text_corpora={"stories": text_corpus("texts.jsonl")},
+        text_corpora={"stories": text_corpus("dataset.json")},
+        bulk_texts=BulkTextConfig(
+            corpora={},
+            languages={
+                "en": BulkLanguageConfig(shingle=5, held_out_ngram=8),
+                "zh": BulkLanguageConfig(shingle=8, held_out_ngram=13),
+            },
+            min_characters=10,
+            max_characters=2000,
+            similarity=0.75,
+            num_hashes=112,
+            validation_share=0.1,
+            part_mb=1,
+        ),
         split=SPLIT,
         worlds={"en": world, "zh": replace(world, num_evaluated_facts=2)},
         speech={"en": speech(), "zh": replace(speech(), num_open_domain=0, num_phrases=4)},
@@ -165,10 +181,18 @@ def config(tmp_path, monkeypatch) -> CollectConfig:
     )
 
 
-def text_corpus(path: str, kind: TextKind = TextKind.jsonl, language: str = "en") -> TextCorpusConfig:
+def text_corpus(path: str, kind: TextKind = TextKind.chitchat, language: str = "en") -> TextCorpusConfig:
     return TextCorpusConfig(
         kind=kind, path=path, language=language, license="CC0-1.0", max_units=0, skip=[], spoken=True
     )
+
+
+def write_dialogues(path: Path, texts: list[str]) -> None:
+    """Texts as a file of dialogues, a message a line."""
+    dialogues = {
+        str(number): {"messages": [[{"text": line} for line in text.split("\n")]]} for number, text in enumerate(texts)
+    }
+    path.write_text(json.dumps(dialogues))
 
 
 def collect(config: CollectConfig, root: Path, name: str = "collect") -> tuple[Path, dict[str, float]]:
@@ -297,20 +321,43 @@ def test_the_gate_lets_this_table_pass_and_stops_a_broken_one(config, tmp_path):
     assert [finding.rule.split(" ")[0] for finding in findings if not finding.held] == ["row.duration_s"]
 
 
-def test_texts_are_read_from_jsonl_and_parquet_without_repeats(tmp_path):
+def test_bulk_text_joins_the_texts_without_what_evaluation_asks(config, tmp_path):
+    alone, before = collect(config, tmp_path)
+    (question, *_) = read_table(alone / "questions", Question)
+    rows = read_table(alone / "utterances", Utterance)
+    held = next(row for row in rows if row.split == "test" and row.corpus == "open_domain" and row.text)
+    rng = np.random.default_rng(9)
+    pages = [" ".join(rng.choice(NOUNS + VERBS, 60)) + "." for _ in range(30)]
+    planted = [f"{pages[0]} {question.question} Nobody knows.", f"{pages[1]} {held.text}"]
+    (tmp_path / "web").mkdir()
+    pq.write_table(pa.table({"text": [*pages[2:], *planted]}), tmp_path / "web" / "a.parquet")
+    web = BulkCorpusConfig(
+        path="web", text_column="text", language="en", language_column="", license="ODC-By-1.0", max_units=0
+    )
+    both = replace(config, bulk_texts=replace(config.bulk_texts, corpora={"web": web}))
+    data, metrics = collect(both, tmp_path, "both")
+    verify(data / "texts")
+    small = list(read_table(alone / "texts", Text))
+    rows = list(read_table(data / "texts", Text))
+    assert rows[: len(small)] == small and [row.text for row in rows[len(small) :]] == pages[2:]
+    assert {row.split for row in rows[len(small) :]} == {"train", "validation"}
+    assert metrics["bulk_documents"] == 30 and metrics["bulk_texts_en"] == 28
+    assert metrics["bulk_dropped_evaluation_item"] == metrics["bulk_dropped_shares_ngram_with_test"] == 1
+    assert {key: metrics[key] for key in before} == before
+    assert (data / "stats.parquet").read_bytes() == (alone / "stats.parquet").read_bytes()
+
+
+def test_texts_of_all_corpora_are_read_without_repeats(tmp_path):
     texts = ["a first page.", "a second page.", "a first page.", "  ", "a third page."]
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    pq.write_table(pa.table({"text": [*texts, "only here."]}), tmp_path / "b.parquet")
+    write_dialogues(tmp_path / "a.json", texts)
+    write_dialogues(tmp_path / "b.json", [*texts, "only here."])
     ledger = Ledger()
-    configs = {"a": text_corpus("a.jsonl"), "b": text_corpus("b.parquet", TextKind.parquet)}
+    configs = {"a": text_corpus("a.json"), "b": text_corpus("b.json")}
     found = read_texts(configs, SPLIT, 17, tmp_path, ledger)
     assert sorted(text.text for text in found) == sorted(
         ["A first page.", "A second page.", "A third page.", "Only here."]
     )
     assert dict(ledger.drops) == {"duplicate_text": 5, "empty_text": 2}
-    (tmp_path / "c.jsonl").write_text('{"text": "fine"}\n{"words": "no text"}\n')
-    with pytest.raises(ValueError, match=r"c\.jsonl:2: got no JSON object with a `text`"):
-        read_texts({"c": text_corpus("c.jsonl")}, SPLIT, 17, tmp_path, ledger)
     with pytest.raises(ValueError, match=r"collect\.text_corpora\.d: path: got 'd'"):
         read_texts({"d": text_corpus("d")}, SPLIT, 17, tmp_path, ledger)
 

@@ -20,7 +20,7 @@ class CorpusKind(Enum):
 
 
 class TextKind(Enum):
-    """How a text corpus is stored."""
+    """How a small text corpus is stored; bulk text is of any kind that components.collect.bulk_files names."""
 
     chitchat = "chitchat"
     """JSON of dialogues {id: {messages: [[{text}]]}} (chitchat-dataset)."""
@@ -28,10 +28,6 @@ class TextKind(Enum):
     """YAML files with conversations: [[line, line, ...]] (chatterbot-corpus)."""
     hsk = "hsk"
     """JSON list of sentences {id, chinese} (hsk-sentences-audio)."""
-    jsonl = "jsonl"
-    """*.jsonl or *.jsonl.gz files with a document under `text` in each line."""
-    parquet = "parquet"
-    """*.parquet files with a column `text` (FineWeb-Edu and the like)."""
 
 
 @dataclass(kw_only=True)
@@ -76,6 +72,60 @@ class TextCorpusConfig:
     """Stems of files that are left out."""
     spoken: bool
     """Whether sentences of it are read aloud."""
+
+
+@dataclass(kw_only=True)
+class BulkCorpusConfig:
+    """One corpus of bulk text: any mix of Parquet, JSONL (also .gz, .zst) and Hugging Face datasets folders."""
+
+    path: str
+    """Folder or file; "piece:<name>/<path>" is inside a pinned piece of components.shared.assets."""
+    text_column: str
+    """Column, or key of a JSON line, with the document."""
+    language: str
+    """ISO 639-1 of all documents; detect: found for each by py3langid; column: as its language_column says."""
+    language_column: str
+    """Column or key with the language of each document; read only with language: column."""
+    license: str
+    """SPDX name or a sentence."""
+    max_units: int
+    """Words (characters in Chinese) taken, by parts of files in seeded order, near-duplicates included; 0: all."""
+
+
+@dataclass(kw_only=True)
+class BulkLanguageConfig:
+    """What is counted in one language, whose words in Chinese are characters."""
+
+    shingle: int
+    """Words in a row whose sets two documents are compared by (5 words: FineWeb, Penedo et al. 2024)."""
+    held_out_ngram: int
+    """A document that shares so many words in a row with a held-out text is removed (8 to 13: Brown et al. 2020)."""
+
+
+@dataclass(kw_only=True)
+class BulkTextConfig:
+    """Bulk text: read, cleaned and freed of near-duplicates and of what evaluation asks, in bounded memory."""
+
+    corpora: dict[str, BulkCorpusConfig]
+    """Corpus name in the tables -> where it lies."""
+    languages: dict[str, BulkLanguageConfig]
+    """Languages that are kept, ISO 639-1; documents in others are dropped and counted."""
+    min_characters: int
+    """Shorter documents are dropped."""
+    max_characters: int
+    """Longer documents are cut at paragraphs, lines or sentences."""
+    similarity: float
+    """Jaccard similarity of two documents' shingles at which the later one is more likely dropped than not, 0 to 1.
+
+    0 keeps all. With 112 hashes 0.75 makes 14 bands of 8, as FineWeb has (Penedo et al. 2024): a pair of similarity s
+    is caught with probability 1 - (1 - s^8)^14, 0.77 at 0.75 and 0.98 at 0.84.
+    """
+    num_hashes: int
+    """Length of a document's MinHash signature."""
+    validation_share: float
+    """Share of the documents for validation, by hash of their ids; there is no test split of bulk text."""
+    part_mb: int
+    """Of a file that one worker reads at a time, in 10^6 bytes; what is compressed is read whole."""
 
 
 @dataclass(kw_only=True)
@@ -185,7 +235,9 @@ class CollectConfig:
     corpora: dict[str, CorpusConfig]
     """Corpus name in the tables -> recordings with transcripts."""
     text_corpora: dict[str, TextCorpusConfig]
-    """Corpus name in the tables -> written text."""
+    """Corpus name in the tables -> small corpora of written text, read whole."""
+    bulk_texts: BulkTextConfig
+    """Corpora of any size, for training and validation; never spoken."""
     split: SplitConfig
     """Splits of corpora that bring none."""
     worlds: dict[str, WorldConfig]

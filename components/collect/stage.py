@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
+from components.collect import bulk
 from components.collect.audio_shards import Limits, file_state, make_shard, plan_shards
 from components.collect.config import CollectConfig
 from components.collect.corpora import read_corpus
@@ -19,7 +21,7 @@ from components.collect.world import World, make_world
 from components.shared.contracts import Fact, Question, Story, Text, Utterance
 from components.shared.executor import map_shards
 from components.shared.fingerprint import module_fingerprint
-from components.shared.manifest import hash_of, write_table
+from components.shared.manifest import hash_of, seal, write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import Tracker
 
@@ -30,12 +32,14 @@ def run(config: CollectConfig, inputs: Inputs, outputs: Outputs, tracker: Tracke
     Reads   the corpora and text corpora that params name (folders, manifests, pinned pieces), synthesiser voices
     Writes  utterances (contracts.Utterance, audio/*.flac), texts (Text), facts (Fact), stories (Story),
             questions (Question)
-    Metrics utterances_*, hours_*, words_*, dropped_<reason>, facts_withheld, mandarin_speech_share
+    Metrics utterances_*, hours_*, words_*, dropped_<reason>, facts_withheld, mandarin_speech_share; of bulk text
+            bulk_documents, bulk_texts_*, bulk_characters_*, bulk_dropped_<reason>, bulk_mb_per_s
     Source  Zeng et al. 2024, sections 2.1 to 2.3 and 3; the closed world is this project's own
 
     Raises ValueError when a corpus is missing or leaves its folder, or an evaluation item could not be spoken.
     """
     root = inputs.data.parent
+    planned = bulk.plan_bulk(config.bulk_texts, config.seed, root, tracker)
     ledger = Ledger()
     clips: list[Clip] = []
     for name, corpus in config.corpora.items():
@@ -85,7 +89,8 @@ def run(config: CollectConfig, inputs: Inputs, outputs: Outputs, tracker: Tracke
     _check_items(rows, items)
     stock = {language: sorted(phrases) for language, phrases in ledger.stock.items()}
     write_table(folder, rows, Utterance, extra={"stock_phrases": stock})
-    write_table(outputs.folder("texts"), texts, Text)
+    written_to = outputs.folder("texts")
+    write_table(written_to, texts, Text)
     write_table(outputs.folder("facts"), _facts(worlds), Fact)
     write_table(outputs.folder("stories"), [story for found in items.values() for story in found.stories], Story)
     asked = [question for found in items.values() for question in found.questions]
@@ -93,11 +98,31 @@ def run(config: CollectConfig, inputs: Inputs, outputs: Outputs, tracker: Tracke
 
     metrics = metrics_of(rows, texts, worlds, items, ledger)
     outputs.write_stats(*stats_of(rows, metrics))
+    if planned.readings:
+        metrics |= _add_bulk(planned, written_to, items, [*clips, *lines], texts, outputs, config, tracker)
     draw(rows, tracker)
     log_samples(rows, folder, tracker)
     for reason, count in sorted(ledger.drops.items()):
         tracker.say(f"collect: dropped {count} for {reason}")
     return metrics
+
+
+def _add_bulk(
+    planned: bulk.Bulk,
+    folder: Path,
+    items: dict[str, Items],
+    spoken: list[Clip | Line],
+    texts: list[Text],
+    outputs: Outputs,
+    config: CollectConfig,
+    tracker: Tracker,
+) -> dict[str, float]:
+    """Add bulk texts that hold no item of the evaluation and no held-out text; returns the figures."""
+    held = [(row.text, row.language) for row in [*spoken, *texts] if row.text and row.split != "train"]
+    leaks = bulk.held_file(planned, items.values(), held, outputs.work)
+    figures = bulk.write_bulk(planned, leaks, folder, outputs.work, config.executor, tracker)
+    seal(folder, contract=Text.__name__)
+    return figures
 
 
 def _facts(worlds: dict[str, World]) -> list[Fact]:

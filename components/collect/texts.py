@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections import Counter
@@ -11,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import yaml
 
 from components.collect.config import PhraseConfig, SplitConfig, TextCorpusConfig, TextKind
@@ -175,36 +173,8 @@ def _hsk(path: Path, config: TextCorpusConfig) -> Iterator[list[str]]:
         yield [row["chinese"] for row in rows[start : start + 5]]
 
 
-def _jsonl(path: Path, config: TextCorpusConfig) -> Iterator[list[str]]:
-    for file in _files(path, (".jsonl", ".jsonl.gz")):
-        with file.open("rb") as raw, gzip.open(raw) if file.suffix == ".gz" else raw as stream:
-            for number, line in enumerate(stream, start=1):
-                try:
-                    yield json.loads(line)["text"].splitlines()
-                except (json.JSONDecodeError, KeyError, TypeError) as error:
-                    raise ValueError(f"{file}:{number}: got no JSON object with a `text`: {error}") from error
-
-
-def _parquet(path: Path, config: TextCorpusConfig) -> Iterator[list[str]]:
-    for file in _files(path, (".parquet",)):
-        reader = pq.ParquetFile(file)
-        if "text" not in reader.schema_arrow.names:
-            raise ValueError(f"{file}: got columns {reader.schema_arrow.names}, wanted one called `text`")
-        for batch in reader.iter_batches(batch_size=1024, columns=["text"]):
-            yield from (text.splitlines() for text in batch.column(0).to_pylist() if text)
-
-
-def _files(path: Path, endings: tuple[str, ...]) -> list[Path]:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.name.endswith(endings))
-    if not files:
-        raise ValueError(f"{path}: no file ends in {' or '.join(endings)}")
-    return files
-
-
 _READERS = {
     TextKind.chitchat: _chitchat,
     TextKind.chatterbot: _chatterbot,
     TextKind.hsk: _hsk,
-    TextKind.jsonl: _jsonl,
-    TextKind.parquet: _parquet,
 }
