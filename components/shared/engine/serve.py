@@ -144,7 +144,10 @@ def interpreter() -> Path:
 
 
 class ServerProcesses:
-    """Servers on this machine, each a process group of its own that the kernel ends with this process."""
+    """Servers on this machine, each a process group of its own that the kernel ends with this process.
+
+    The kernel goes by the thread: start them from one that lives as long as they should.
+    """
 
     def __init__(self, config: ServingConfig) -> None:
         """Raises ValueError when the folder is no model, the settings make no sense or SGLang is not there."""

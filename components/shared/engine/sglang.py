@@ -2,7 +2,8 @@
 
 Greedy tokens equal those of the embedded engine in float32 and scores agree within 1e-4 (tests/test_sglang.py). Servers
 that serve.py starts hold the whole contract of Request. Others know no allowed_range, end at the model's own end of
-text and may generate padding rows: what breaks the contract comes back with finish_reason error and is counted.
+text and may generate padding rows: what breaks the contract comes back with finish_reason error and is counted. Their
+scores share a little probability with padding rows.
 """
 
 from __future__ import annotations
@@ -24,10 +25,8 @@ from components.shared.engine import ERROR, LENGTH, STOP, Completion, EngineConf
 from components.shared.engine.scoring import check_pairs
 from components.shared.engine.serve import ServerProcesses, ServingConfig, check_info, served_here
 from components.shared.engine.servers import ATTEMPTS, Call, NonsenseError, Refused, Servers
+from components.shared.engine.sglang_server import PROCESSOR
 from components.shared.tracking import Progress, no_progress
-
-PROCESSOR = "speechloom.allowed"
-"""Name under which sglang_server.py knows its restriction."""
 
 
 def load(config: EngineConfig) -> SglangEngine:
