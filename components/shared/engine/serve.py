@@ -245,7 +245,7 @@ class ServerProcesses:
             if self.running[number].poll() is not None:
                 raise ConnectionError(f"serve: {self.urls[number]} did not start; {self._last_line(number)}")
             try:
-                if httpx.get(f"{self.urls[number]}/health", timeout=30.0).status_code == 200:
+                if httpx.get(f"{self.urls[number]}/health", timeout=30.0, trust_env=False).status_code == 200:
                     return
             except httpx.HTTPError:
                 pass  # not listening yet

@@ -94,7 +94,7 @@ class Servers:
             found, errors = {}, []
             for url in self.urls:
                 try:
-                    with httpx.Client(timeout=_PROBE_S) as client:
+                    with httpx.Client(timeout=_PROBE_S, trust_env=False) as client:
                         found[url] = _info(client.get(f"{url}/server_info"))
                 except (httpx.HTTPError, NonsenseError) as error:
                     errors.append(f"{url}: {_line(error)}")
@@ -134,7 +134,8 @@ class Servers:
     def stream(self, body: dict[str, Any], url: str) -> Iterator[Iterator[str]]:
         """Lines of one streamed answer. Raises httpx.HTTPError or NonsenseError when the server fails."""
         timeout = httpx.Timeout(self.timeout_s, connect=_CONNECT_S)
-        with httpx.stream("POST", f"{url}/generate", json=body | {"stream": True}, timeout=timeout) as response:
+        asked = body | {"stream": True}
+        with httpx.stream("POST", f"{url}/generate", json=asked, timeout=timeout, trust_env=False) as response:
             if response.status_code != 200:
                 response.read()
                 raise NonsenseError(_status(response))
@@ -195,10 +196,11 @@ class _Round:
     async def main(self) -> None:
         """Look at all servers, then work until cancelled."""
         self.down_since = time.monotonic()
-        slots = -(-self.servers.in_flight // self.servers.group)
+        slots = max(1, self.servers.in_flight // self.servers.group)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=slots * len(self.servers.urls))
         timeout = httpx.Timeout(self.servers.timeout_s, connect=_CONNECT_S, pool=None)
-        async with httpx.AsyncClient(limits=limits, timeout=timeout) as self.client, asyncio.TaskGroup() as self.tasks:
+        client = httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False)  # servers lie behind no proxy
+        async with client as self.client, asyncio.TaskGroup() as self.tasks:
             self.all = [Server(url) for url in self.servers.urls]
             for server in self.all:
                 self.tasks.create_task(self._bring_back(server))

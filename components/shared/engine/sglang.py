@@ -55,9 +55,14 @@ class SglangEngine:
     """Generation by one or several SGLang servers that all serve the same model."""
 
     def __init__(self, config: EngineConfig, vocab_size: int) -> None:
-        """vocab_size: ids that exist, at most the rows of the model's matrix in config.model."""
+        """vocab_size: ids that exist, at most the rows of the model's matrix in config.model.
+
+        Raises ValueError when it is more or a server has another model, ConnectionError when none answers.
+        """
         self.config, self.vocab_size = config, vocab_size
         self.rows = int(json.loads((Path(config.model) / "config.json").read_text(encoding="utf-8"))["vocab_size"])
+        if vocab_size > self.rows:
+            raise ValueError(f"engine.model: the tokenizer has {vocab_size} ids, the model {self.rows}: not a pair")
         self.servers = Servers(
             config.servers,
             in_flight=config.in_flight,
