@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -214,7 +215,7 @@ print(made[0].token_ids)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    pids, ids = (eval(line, {}) for line in done.stdout.strip().splitlines()[-2:])
+    pids, ids = (json.loads(line) for line in done.stdout.strip().splitlines()[-2:])
     request = Request(key="a", token_ids=[1, 2, 3], max_new_tokens=20)
     assert len(pids) >= 3 and ids == embedded.generate_all([request])[0].token_ids
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
