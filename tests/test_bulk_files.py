@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.collect import bulk, bulk_files
-from components.collect.bulk_files import find_parts, read
+from components.collect.bulk_files import find_parts, passed_over, read
 from components.shared.tracking import TerminalTracker
 from tests.bulk_corpus import RNG, collected, dropped, english, put, settings
 
@@ -159,6 +159,14 @@ def test_rows_that_cannot_be_used_are_counted_and_the_rest_is_kept(tmp_path):
         "short_text": 1,
     }
     assert figures["bulk_documents"] == len(kept) + sum(dropped(figures).values())
+
+
+def test_files_that_are_no_documents_are_told_by_their_endings(tmp_path):
+    for name in ("a.jsonl", "b.csv", "c.csv", "README.md", ".hidden", "cache-01.jsonl", "cache-1.arrow"):
+        (tmp_path / name).write_text('{"text": "a line"}\n')
+    assert passed_over(tmp_path) == {".csv": 2, ".md": 1}
+    (tmp_path / "cache-1.arrow").unlink()
+    assert [part.name for part in find_parts(tmp_path, ["text"], 10**6, "corpus")] == ["a.jsonl", "cache-01.jsonl"]
 
 
 def test_parquet_strings_that_are_no_utf8_are_counted(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import letters
 import pytest
 import torch
 from small_server import (
@@ -31,6 +32,7 @@ from small_server import (
 )
 
 from components.shared.engine import EngineConfig, EngineKind, Request, identity, make_engine, sglang_server
+from components.shared.engine.serve import interpreter
 from components.shared.engine.sglang import SglangEngine
 from components.shared.manifest import seal
 
@@ -367,6 +369,20 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_2(tmp_path, arguments, 
         environment = {"PATH": "/usr/bin", "SPEECHLOOM_SGLANG_PYTHON": sys.executable}
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:abc", "127.0.0.1:30000", "ftp://127.0.0.1", ""])
+def test_an_address_that_is_none_is_refused_at_once(tmp_path, url):
+    (tmp_path / "config.json").write_text("{}")
+    config = dataclasses.replace(letters.engine_config(), kind=EngineKind.sglang, model=str(tmp_path), servers=[url])
+    with pytest.raises(ValueError, match=r"engine\.servers: got '.*', wanted a URL such as"):
+        make_engine(config)
+
+
+def test_a_python_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setenv("SPEECHLOOM_SGLANG_PYTHON", "/nowhere/python")
+    with pytest.raises(ValueError, match="SPEECHLOOM_SGLANG_PYTHON: got '/nowhere/python'"):
+        interpreter()
 
 
 def test_a_server_that_does_not_start_is_told_with_its_last_words(tmp_path):

@@ -59,6 +59,7 @@ def test_every_rate_says_where_it_is_from():
         ("a: [", "not YAML"),
         ("said_again_share: {value: 0.1}", r"said_again_share: got .* wanted \{value"),
         ("said_again_share: {value: -1, source: x}", "said_again_share: got -1, wanted a number of 0 or more"),
+        ("generated_per_gpu_s: {value: 0, source: x}", "generated_per_gpu_s: got 0, wanted a number above 0"),
     ],
 )
 def test_rates_that_cannot_be_used_are_refused(tmp_path, content, message):
@@ -66,7 +67,8 @@ def test_rates_that_cannot_be_used_are_refused(tmp_path, content, message):
     if content is not None:
         path.write_text(content)
     with pytest.raises(ValueError, match=message):
-        Rates(path).of("said_again_share")
+        rates = Rates(path)
+        rates.of(next(iter(rates.values)))
 
 
 def test_a_plan_for_no_machine_is_refused():

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 import components.speech_tokenizer.model as door
 from components.shared.contracts import Interleaved, Text, check_row, from_table
-from components.shared.engine import Completion
+from components.shared.engine import Completion, EngineKind
 from components.shared.executor import ExecutorConfig, ExecutorKind
 from components.shared.manifest import read_json, read_manifest, read_table, write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import TerminalTracker
+from components.shared.words import cut_at_sentences
 from components.synthesize.config import SpanUnit, SynthesizeConfig
 from components.synthesize.rows import to_rows
 from components.synthesize.saying import say
@@ -210,6 +211,14 @@ def test_chunks_are_taken_up_to_the_target_by_their_content_alone():
     assert len(kept) >= len(selection.chunks) - 1
     with pytest.raises(ValueError, match=r"language_shares: texts are in 'en', wanted a share for it beside zh"):
         select(chunks, _config(language_shares={"zh": 1.0}))
+    with pytest.raises(ValueError, match=r"language_shares.en: got 0.0, wanted more than 0"):
+        select(chunks, _config(language_shares={"en": 0.0}))
+
+
+def test_a_language_with_one_large_chunk_still_gets_its_share():
+    chunks = [_chunk(0), _chunk(1, language="zh", num_documents=10_000, speech_tokens=6e4, text_tokens=4e4)]
+    tokens = select(chunks, _config(target_tokens=150)).tokens
+    assert tokens["zh"] == pytest.approx(50, rel=0.2)
 
 
 def test_languages_share_the_tokens_two_to_one():
@@ -357,6 +366,31 @@ def test_a_span_is_said_sentence_by_sentence():
     assert parts == ["Anna sees Dr. Bert.", " Two dogs!", " At home"]
     uncut = plan(text, dataclasses.replace(whole, cut_at_sentences=False))
     assert [piece.text for piece in uncut.spans[0].pieces] == [text.text]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("One two three.\nFour five six.", ["One two three.", "\nFour five six."]),
+        ("Title\nHello there.", ["Title", "\nHello there."]),
+        ("今天天气很好。\n我们去公园散步吧。", ["今天天气很好。", "\n我们去公园散步吧。"]),
+        ("One.\n\nTwo e.g. three! Four\n", ["One.", "\n\nTwo e.g. three!", " Four\n"]),
+        ("\n\n", []),
+    ],
+)
+def test_a_line_break_ends_what_stands_before_it(text, wanted):
+    assert cut_at_sentences(text) == wanted
+    config = _config(ratio=1.0, mean_span=40.0)
+    language = "zh" if "天" in text else "en"
+    assert [p.text for span in plan(_text(0, text, language=language), config).spans for p in span.pieces] == wanted
+
+
+def test_workers_without_a_server_to_share_are_refused(root, tmp_path):
+    engine = dataclasses.replace(letters.engine_config(), kind=EngineKind.sglang)
+    several = ExecutorConfig(kind=ExecutorKind.local, num_workers=2)
+    outputs = Outputs(root=tmp_path / "out", work=tmp_path / "work")
+    with pytest.raises(ValueError, match=r"synthesize.engine.servers: got \[\], wanted the URLs of servers"):
+        run(_config(engine=engine, executor=several), Inputs(root / "data"), outputs, TerminalTracker())
 
 
 def test_spans_of_whole_sentences_begin_and_end_with_them():

@@ -20,7 +20,7 @@ import numpy as np
 
 from components.collect import near_duplicates
 from components.collect.audio_shards import file_state
-from components.collect.bulk_files import find_parts
+from components.collect.bulk_files import find_parts, passed_over
 from components.collect.bulk_parts import (
     COLUMN,
     DETECT,
@@ -77,7 +77,11 @@ def plan_bulk(config: BulkTextConfig, seed: int, root: Path, tracker: Tracker) -
         readings[name] = [
             Reading(part=part, name=name, corpus=corpus, config=plain, seed=seed, leaks="") for part in parts
         ]
-        tracker.say(f"collect: {len({part.path for part in parts})} files in {len(parts)} parts in bulk corpus {name}")
+        others = ", ".join(f"{count} {ending}" for ending, count in sorted(passed_over(path).items()))
+        tracker.say(
+            f"collect: {len({part.path for part in parts})} files in {len(parts)} parts in bulk corpus {name}"
+            + (f"; passed over {others}" if others else "")
+        )
     return Bulk(config=config, readings=readings, seed=seed)
 
 

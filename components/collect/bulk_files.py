@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,15 +105,30 @@ def read(part: Part, text_column: str, language_column: str) -> Iterator[Documen
 
 
 def _below(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         here = Path(folder)
         if "state.json" in names:
             yield from _listed(here / "state.json")
             continue
         for name in sorted(names):
-            if kind_of(here / name) and not name.startswith((".", "cache-")):
+            if kind_of(here / name) and not name.startswith(".") and not _is_cache(name):
                 yield here / name
+
+
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"{error.filename}: a folder that cannot be read: {error.strerror}") from error
+
+
+def _is_cache(name: str) -> bool:
+    """What `datasets` leaves beside a table that it has mapped."""
+    return name.startswith("cache-") and name.endswith(".arrow")
+
+
+def passed_over(root: Path) -> Counter[str]:
+    """Files below a corpus that are no documents by their name: how many of each ending."""
+    names = [Path(name) for _, _, names in os.walk(root, followlinks=True, onerror=_refuse) for name in names]
+    return Counter(name.suffix or name.name for name in names if not kind_of(name) and not name.name.startswith("."))
 
 
 def _listed(state: Path) -> list[Path]:
@@ -213,7 +229,10 @@ def _read_jsonl(part: Part, text_column: str, language_column: str) -> Iterator[
     with _opened(part.path, part.kind) as stream:
         if place:
             stream.seek(place - 1)
-            place += len(stream.readline()) - 1
+            line = stream.readline(MAX_LINE_BYTES)
+            if len(line) == MAX_LINE_BYTES:
+                raise ValueError(f"{part.path}: byte {place}: got a line of more than {MAX_LINE_BYTES} bytes")
+            place += len(line) - 1
         while place < part.stop:
             with _whole(part.path, f"byte {place}"):
                 line = stream.readline(MAX_LINE_BYTES)
@@ -307,6 +326,8 @@ def _from_batch(batch: pa.RecordBatch, place: int, text_column: str, language_co
 
 def _values(column: pa.Array) -> list[Any]:
     """Strings, None where there is none, bytes where they are no UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     try:
         return column.to_pylist()
     except UnicodeDecodeError:

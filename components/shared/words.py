@@ -7,6 +7,7 @@ corpus passes here once; ideographs are segmented by jieba's dictionary in its R
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from functools import cache
 from itertools import pairwise
 
@@ -15,6 +16,8 @@ import numpy as np
 _IDEOGRAPHS = ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x10FFFF))
 SPOKEN, SPACE, IDEOGRAPH = 1, 2, 4
 """What a character is, as `kinds` has it: a letter or digit, white space, an ideograph (which is spoken as well)."""
+_END = re.compile(r"[.!?…。！？；\n]")
+"""What a word has in it that may end a sentence."""
 _SENTENCE_END = re.compile(r"(?:[.!?…]['\"”’)\]]*\s*$|[。！？；]|\n)")
 _ABBREVIATION = re.compile(r"(?:^|\s)(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|No|e\.g|i\.e)\.$")
 
@@ -109,9 +112,24 @@ def draw_span(num_words: int, mean_span: float, rng: np.random.Generator) -> tup
 
 def cut_at_sentences(text: str) -> list[str]:
     """A text cut after every end of a sentence; the pieces put together are the text, [] when nothing can be said."""
-    pieces = [""]
-    for start, stop in words(text):
-        pieces[-1] += text[start:stop]
-        if ends_sentence(text[start:stop]):
-            pieces.append("")
-    return [piece for piece in pieces if piece]
+    edges = word_edges(text).tolist()
+    cuts = [edges[number] for number in (0, *sentence_ends(text, edges), -1)] if edges else []
+    return [text[start:stop] for start, stop in pairwise(cuts)]
+
+
+def sentence_ends(text: str, edges: list[int]) -> list[int]:
+    """At which inner edges a sentence ends, numbers in ascending order; edges: of neighbouring words of the text.
+
+    A line break ends what stands before it, although it belongs to the word after it.
+    """
+    ends: list[int] = []
+    for found in _END.finditer(text, edges[0], edges[-1]):
+        number = bisect(edges, found.start())
+        begin = edges[number - 1]
+        if found[0] == "\n" and not text[begin : found.start()].strip():
+            number -= 1
+        elif not ends_sentence(text[begin : edges[number]].lstrip()):
+            continue
+        if 0 < number < len(edges) - 1 and number not in ends[-1:]:
+            ends.append(number)
+    return ends

@@ -19,6 +19,7 @@ from components.config import load_config
 from components.synthesize.config import SynthesizeConfig
 
 RATES = Path("docs/rates.yaml")
+MAY_BE_ZERO = ("said_again_share", "text_compression", "interleaved_bytes_per_token", "packed_bytes_per_token")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,10 @@ class Rates:
         self.path = path
 
     def of(self, *keys: str) -> float:
-        """A number, at least 0. Raises ValueError when it is not there or has no source."""
+        """A number above 0, or 0 where nothing is divided by it.
+
+        Raises ValueError when it is not there or has no source.
+        """
         found: Any = self.values
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
@@ -67,8 +71,9 @@ class Rates:
         if not isinstance(found, dict) or not found.get("source"):
             raise ValueError(f"{self.path}: {name}: got {found!r}, wanted {{value: ..., source: ...}}")
         value = found.get("value")
-        if not isinstance(value, (int, float)) or value < 0:
-            raise ValueError(f"{self.path}: {name}: got {value!r}, wanted a number of 0 or more")
+        least = "of 0 or more" if keys[-1] in MAY_BE_ZERO else "above 0"
+        if not isinstance(value, (int, float)) or value < 0 or (value == 0 and keys[-1] not in MAY_BE_ZERO):
+            raise ValueError(f"{self.path}: {name}: got {value!r}, wanted a number {least}")
         return float(value)
 
 

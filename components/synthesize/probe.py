@@ -8,7 +8,7 @@ from components.shared.executor import map_shards
 from components.shared.tracking import Tracker
 from components.synthesize.config import SynthesizeConfig
 from components.synthesize.selection import first_documents
-from components.synthesize.shard import failed_share, keyed, make, read_record
+from components.synthesize.shard import failed_share, keyed, make, placement, read_record
 from components.synthesize.survey import Chunk
 
 
@@ -31,6 +31,7 @@ def find_unsayable(
         work=work,
         config=config.executor,
         progress=lambda done, total: tracker.progress(done, total, "synthesize: probe of each language"),
+        **placement(config),
     )
     shares = {language: failed_share(read_record(path).counts) for language, path in zip(first, paths, strict=True)}
     unsayable = sorted(language for language, share in shares.items() if share > config.max_failed_share)

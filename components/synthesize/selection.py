@@ -11,7 +11,7 @@ from components.synthesize.seeds import seed_of
 from components.synthesize.survey import Chunk
 
 LEAST_SHARE = 0.1
-"""Of a chunk; a smaller remainder is not made, since statistics of a handful of documents would say nothing."""
+"""Of a chunk; after a language's first a smaller remainder is not made: statistics of a few documents say little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +50,22 @@ def select(chunks: list[Chunk], config: SynthesizeConfig, unsayable: Collection[
             )
         else:
             by_language[chunk.language].append(index)
+    for language in by_language:
+        if not config.language_shares[language] > 0:
+            share = config.language_shares[language]
+            raise ValueError(f"synthesize.language_shares.{language}: got {share}, wanted more than 0")
     total_share = sum(config.language_shares[language] for language in by_language)
     chosen: dict[int, Chunk] = {}
     for language, members in by_language.items():
         left = config.target_tokens * config.language_shares[language] / total_share
+        begun = False
         for index in sorted(members, key=lambda index: (seed_of(config.seed, "use", chunks[index].content), index)):
             used = first_documents(chunks[index], left / max(1.0, chunks[index].tokens))
-            if used.num_documents < LEAST_SHARE * chunks[index].num_documents:
+            if begun and used.num_documents < LEAST_SHARE * chunks[index].num_documents:
                 used = first_documents(chunks[index], 0.0)
             dropped["beyond_target"] += chunks[index].num_documents - used.num_documents
             left -= used.tokens
+            begun = True
             if used.num_documents:
                 chosen[index] = used
     return Selection(chunks=[chosen[index] for index in sorted(chosen)], dropped=dropped)

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from components.shared.contracts import Interleaved, Schema, Text
-from components.shared.engine import Engine, EngineConfig, identity, make_engine
+from components.shared.engine import Engine, EngineConfig, EngineKind, identity, make_engine
+from components.shared.executor import has_gpu
 from components.shared.fingerprint import module_fingerprint
 from components.shared.manifest import hash_of, read_manifest
 from components.shared.recognizer import normalize_text
@@ -109,11 +110,23 @@ def make(job: Job, path: Path) -> None:
         writer.add_key_value_metadata({RECORD: json.dumps(fields, sort_keys=True)})
 
 
+@lru_cache(maxsize=1)
 def _relax_collector() -> None:
-    """Let the garbage collector look seldom, and not at all through what is there already: lists without cycles pile
-    up in a window, and looking through them and all of torch again and again takes a third of the time."""
+    """Once a process, let the garbage collector look seldom, and not at all through what is there already.
+
+    Lists without cycles pile up in a window; to look through them and all of torch again and again takes a third of the
+    time.
+    """
+    gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
+
+
+def placement(config: SynthesizeConfig) -> dict[str, Any]:
+    """What map_shards must know of where `make` computes: on_gpu and num_threads. Servers do the work of a client."""
+    if config.engine.kind is not EngineKind.transformers:
+        return {"on_gpu": False, "num_threads": 1}
+    return {"on_gpu": has_gpu(config.executor), "num_threads": config.engine.num_threads}
 
 
 def read_record(path: Path) -> Record:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from bisect import bisect
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -11,13 +9,10 @@ import numpy as np
 
 from components.shared.contracts import Text
 from components.shared.speakable import speakable
-from components.shared.words import ends_sentence, word_edges
+from components.shared.words import sentence_ends, word_edges
 from components.synthesize.config import SpanUnit, SynthesizeConfig
 from components.synthesize.interleave import plan_spans
 from components.synthesize.seeds import seed_of
-
-_END = re.compile(r"[.!?…。！？；\n]")
-"""What a word has in it that may end a sentence."""
 
 
 @dataclass(slots=True)
@@ -63,29 +58,18 @@ def plan(document: Text, config: SynthesizeConfig) -> Plan:
     num_words = max(0, len(edges) - 1)
     places = np.arange(num_words + 1)
     if config.span_unit is SpanUnit.sentence and num_words:
-        places = np.array([0, *_sentence_ends(text, edges, 0, num_words), num_words])
+        places = np.array([0, *sentence_ends(text, edges.tolist()), num_words])
     rng = np.random.default_rng(seed_of(config.seed, document.id))
     spans = []
     for first, last in plan_spans(len(places) - 1, config.mean_span, config.ratio, rng):
         begin, end = int(places[first]), int(places[last])
-        inner = _sentence_ends(text, edges, begin, end) if config.cut_at_sentences else []
+        inner = sentence_ends(text, edges[begin : end + 1].tolist()) if config.cut_at_sentences else []
         start = int(edges[begin])
         pieces: list[Piece] = []
-        for left, right in pairwise([begin, *inner, end]):
+        for left, right in pairwise([begin, *(begin + number for number in inner), end]):
             own = text[edges[left] : edges[right]]
             if said := speakable(own, document.language):
                 pieces.append(Piece(f"{document.id}:{start}:{len(pieces)}", own, said))
         if pieces:
             spans.append(Span(start, int(edges[end]), end - begin, pieces))
     return Plan(document, num_words, spans)
-
-
-def _sentence_ends(text: str, edges: np.ndarray, first: int, last: int) -> list[int]:
-    """Words after which a sentence ends, inside first..last: how many words of the text stand before it, ascending."""
-    ends: list[int] = []
-    own = edges[first : last + 1].tolist()
-    for found in _END.finditer(text, own[0], own[-1]):
-        word = bisect(own, found.start())
-        if word < len(own) - 1 and first + word not in ends[-1:] and ends_sentence(text[own[word - 1] : own[word]]):
-            ends.append(first + word)
-    return ends

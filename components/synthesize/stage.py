@@ -9,7 +9,7 @@ from pathlib import Path
 
 from components.shared.contracts import Interleaved
 from components.shared.engine import EngineKind
-from components.shared.executor import has_gpu, map_shards
+from components.shared.executor import ExecutorKind, map_shards
 from components.shared.manifest import EXACT, RECORDED, link, read_manifest, seal
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import Tracker
@@ -18,7 +18,7 @@ from components.synthesize.hearing import hear, show
 from components.synthesize.metrics import MAX_STATS_ROWS, metrics_of, stats_of
 from components.synthesize.probe import find_unsayable
 from components.synthesize.selection import Selection, select
-from components.synthesize.shard import keyed, make, read_record
+from components.synthesize.shard import keyed, make, placement, read_record
 from components.synthesize.survey import Survey, survey
 from components.text_to_token.model import TextToToken, load
 
@@ -34,8 +34,14 @@ def run(config: SynthesizeConfig, inputs: Inputs, outputs: Outputs, tracker: Tra
             sample that was heard
     Source  Zeng et al. 2024, section 2.3
 
-    Raises ValueError when no text is in a language that the model can say.
+    Raises ValueError when no text is in a language that the model can say, and for workers without a server to share.
     """
+    several = config.executor.kind is ExecutorKind.ray or config.executor.num_workers > 1
+    if config.engine.kind is EngineKind.sglang and not config.engine.servers and several:
+        raise ValueError(
+            "synthesize.engine.servers: got [], wanted the URLs of servers that the workers share "
+            "(python -m components.shared.engine.serve)"
+        )
     folder = inputs.folder("text_to_token", "model")
     model = load(folder)
     texts = inputs.folder("collect", "texts")
@@ -108,7 +114,6 @@ def _make(
                 tracker.log_metrics({"speech_tokens": float(made["speech_tokens"]), **_rate(made, started)}, step=step)
             yield index
 
-    embedded = config.engine.kind is EngineKind.transformers
     paths = map_shards(
         make,
         list(jobs.values()),
@@ -117,8 +122,7 @@ def _make(
         config=config.executor,
         progress=watch,
         sizes=sizes,
-        on_gpu=embedded and has_gpu(config.executor),
-        num_threads=config.engine.num_threads if embedded else 1,
+        **placement(config),
     )
     return paths, _rate(made, started) if made else {}
 

@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 _MAX_WORDS = 500_000
 """Words that are remembered; more than a language has in daily use, about 150 MB."""
+_LONGEST = 20
+"""Characters of a word that is; a text without spaces is one word, which seldom comes again."""
 _WORD = re.compile(r" ?[^ ]+")
 
 
@@ -38,10 +40,11 @@ class WordIds:
     def encode(self, said: Sequence[str]) -> list[list[int]]:
         """plain_ids of each speakable text."""
         parts = [_WORD.findall(text) for text in said]
-        new = list({word for words in parts for word in words if word not in self.known})
-        if len(self.known) + len(new) > _MAX_WORDS:
+        if len(self.known) > _MAX_WORDS:
             self.known.clear()
-            new = list({word for words in parts for word in words})
-        self.known.update(zip(new, all_plain_ids(self.tokenizer, new), strict=True))
         known = self.known
-        return [[i for word in words for i in known[word]] for words in parts]
+        new = list({word for words in parts for word in words if word not in known})
+        fresh = dict(zip(new, all_plain_ids(self.tokenizer, new), strict=True))
+        known.update((word, ids) for word, ids in fresh.items() if len(word) <= _LONGEST and word.isascii())
+        fresh.update((word, known[word]) for words in parts for word in words if word in known)
+        return [[i for word in words for i in fresh[word]] for words in parts]

@@ -134,6 +134,8 @@ def check_info(url: str, info: dict[str, Any], *, folder: Path, vocab_size: int,
 def interpreter() -> Path:
     """The Python that has SGLang. Raises ValueError when there is none."""
     if named := os.environ.get(INTERPRETER):
+        if not Path(named).is_file():
+            raise ValueError(f"serve: {INTERPRETER}: got {named!r}, wanted a Python that has SGLang")
         return Path(named)
     if importlib.util.find_spec("sglang") is not None:
         return Path(sys.executable)

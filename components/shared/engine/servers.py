@@ -286,6 +286,8 @@ class _Round:
             self.servers.check(server.url, info)
             if server.failures:
                 self.servers.counts["returned_servers"] += 1
+            if not server.failures:
+                self.down_since = None  # patience is for servers that fail, not for a first answer that takes its time
             server.up.set()
             return
 

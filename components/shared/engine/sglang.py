@@ -33,7 +33,8 @@ def load(config: EngineConfig) -> SglangEngine:
     """The engine on config.servers, or on a server of its own on this machine when there are none.
 
     Raises ValueError when the folder is no causal LM with a tokenizer or a server has another model; ConnectionError
-    when no server answers within config.patience_s.
+    when no server answers within config.patience_s. A server of its own that dies is not started again: the run ends
+    with ConnectionError, and the next try starts another.
     """
     from components.shared.tokens import load_tokenizer
 
@@ -43,12 +44,24 @@ def load(config: EngineConfig) -> SglangEngine:
     for name in ("in_flight", "timeout_s", "patience_s"):
         if not getattr(config, name) > 0:
             raise ValueError(f"engine.{name}: got {getattr(config, name)}, wanted more than 0")
+    for url in config.servers:
+        _check_url(url)
     urls = config.servers
     if not urls:
         own = ServerProcesses(ServingConfig.of(config))
         atexit.register(own.close)
         urls = own.start()
     return SglangEngine(replace(config, servers=urls), len(load_tokenizer(folder)))
+
+
+def _check_url(url: str) -> None:
+    try:
+        parsed = httpx.URL(url)
+        sound = parsed.scheme in ("http", "https") and bool(parsed.host)
+    except httpx.InvalidURL:
+        sound = False
+    if not sound:
+        raise ValueError(f"engine.servers: got {url!r}, wanted a URL such as http://127.0.0.1:30000")
 
 
 class SglangEngine:
