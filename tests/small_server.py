@@ -56,6 +56,8 @@ class SmallServer(ThreadingHTTPServer):
         self.refuses: Callable[[list[int]], int] = lambda token_ids: 0
         """Status for a prompt, 0: take it."""
         self.delay_s = 0.0
+        self.routes = False
+        """Whether it answers as SGLang's router does: one call a POST, no /server_info, no logit processors."""
 
     @property
     def url(self) -> str:
@@ -73,6 +75,10 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.server.routes:
+            models = {"data": [{"id": self.server.info["served_model_name"]}]}
+            self._answer(404 if self.path == "/server_info" else 200, models)
+            return
         self._answer(200, self.server.info if self.path == "/server_info" else {})
 
     def do_POST(self) -> None:
@@ -100,8 +106,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif body.get("stream"):
             self._stream(body)
         else:
-            answers = [self._one(body, place) for place in range(len(prompts))]
-            self._answer(200, _spoilt(answers, how))
+            self._answer(200, self._answers(body, how))
+
+    def _answers(self, body: dict[str, Any], how: str) -> Any:
+        if not self.server.routes:
+            return _spoilt([self._one(body, place) for place in range(len(body["input_ids"]))], how)
+        assert isinstance(body["sampling_params"], dict), "the router takes one call a POST"
+        body["sampling_params"].pop("custom_params", None)
+        return self._one({name: [value] for name, value in body.items()}, 0)
 
     def _one(self, body: dict[str, Any], place: int) -> dict[str, Any]:
         sampling, prompt = body["sampling_params"][place], body["input_ids"][place]

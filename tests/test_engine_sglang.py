@@ -371,6 +371,22 @@ def test_what_cannot_be_served_is_one_line_and_exit_code_2(tmp_path, arguments, 
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_router_is_asked_one_by_one_and_what_it_does_not_hold_is_counted(folder):
+    router = SmallServer(info(folder))
+    router.routes = True
+    with serving(router):
+        engine = engine_of(folder, router)
+        requests = requests_of(40)
+        check(requests, engine.generate_all(requests))
+        ranged = engine.generate_all(requests_of(10, allowed_range=(20, 30)))
+    assert engine.counts["broke_contract"] == sum(made.finish_reason == "error" for made in ranged) > 0
+    assert all(20 <= i < 30 for made in ranged for i in made.token_ids)
+    other = SmallServer(info(folder, served_model_name="speechloom/unsealed/99"))
+    other.routes = True
+    with serving(other), pytest.raises(ValueError, match="its model has 99 ids"):
+        engine_of(folder, other)
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:abc", "127.0.0.1:30000", "ftp://127.0.0.1", ""])
 def test_an_address_that_is_none_is_refused_at_once(tmp_path, url):
     (tmp_path / "config.json").write_text("{}")

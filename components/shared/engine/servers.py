@@ -22,6 +22,8 @@ import httpx
 
 GROUP = 8
 """Calls in one POST: fewer are slower on small models (measured in docs/results.md), more wait for their longest."""
+ROUTER = "router"
+"""Version that stands for a router: its servers are not told apart, and it takes one call a POST."""
 ATTEMPTS = 5
 """A call that failed so often while others went well is given up."""
 _CONNECT_S, _PROBE_S = 5.0, 30.0
@@ -95,11 +97,16 @@ class Servers:
             for url in self.urls:
                 try:
                     with httpx.Client(timeout=_PROBE_S, trust_env=False) as client:
-                        found[url] = _info(client.get(f"{url}/server_info"))
+                        response = client.get(f"{url}/server_info")
+                        found[url] = (
+                            _routed(client.get(f"{url}/v1/models")) if _is_router(response) else _info(response)
+                        )
                 except (httpx.HTTPError, NonsenseError) as error:
                     errors.append(f"{url}: {_line(error)}")
             for url, info in found.items():
                 self.check(url, info)
+            if any(info.get("version") == ROUTER for info in found.values()):
+                self.group = 1
             if found:
                 return found
             if time.monotonic() > end:
@@ -231,7 +238,8 @@ class _Round:
 
     async def _send(self, server: Server, group: list[Call]) -> Answers:
         bodies = [call.body for call in group]
-        merged = {name: [body[name] for body in bodies] for name in bodies[0]}
+        alone = self.servers.group == 1
+        merged = bodies[0] if alone else {name: [body[name] for body in bodies] for name in bodies[0]}
         response = await self.client.post(f"{server.url}/generate", json=merged)
         if response.status_code == 400:  # one of them, and the answer does not say which
             if len(group) == 1:
@@ -241,6 +249,7 @@ class _Round:
                 self.put([call], again=True)
             return []
         answers = _json(response)
+        answers = [answers] if isinstance(answers, dict) else answers
         if not isinstance(answers, list) or len(answers) != len(group):
             got = f"{len(answers)} of them" if isinstance(answers, list) else type(answers).__name__
             raise NonsenseError(f"got {got}, wanted {len(group)} answers")
@@ -279,7 +288,11 @@ class _Round:
                     health = await self.client.get(f"{server.url}/health", timeout=_PROBE_S)
                     if health.status_code != 200:
                         raise NonsenseError(_status(health))
-                info = _info(await self.client.get(f"{server.url}/server_info", timeout=_PROBE_S))
+                response = await self.client.get(f"{server.url}/server_info", timeout=_PROBE_S)
+                if _is_router(response):
+                    info = _routed(await self.client.get(f"{server.url}/v1/models", timeout=_PROBE_S))
+                else:
+                    info = _info(response)
             except (httpx.HTTPError, NonsenseError) as error:
                 server.failures, server.error = server.failures + 1, _line(error)
                 continue
@@ -297,6 +310,20 @@ class _Round:
         if time.monotonic() - self.down_since > self.servers.patience_s:
             errors = [f"{server.url}: {server.error}" for server in self.all if server.error]
             raise ConnectionError(_nobody(self.servers.patience_s, errors))
+
+
+def _is_router(response: httpx.Response) -> bool:
+    """Whether who answers knows nothing of servers: SGLang's router passes requests on and asks none of them."""
+    return response.status_code == 404
+
+
+def _routed(response: httpx.Response) -> dict[str, Any]:
+    """What a router knows of the model behind it, as the /server_info of a server would tell it."""
+    record = _json(response)
+    try:
+        return {"served_model_name": record["data"][0]["id"], "version": ROUTER, "dtype": "", "device": ""}
+    except (TypeError, KeyError, IndexError) as error:
+        raise NonsenseError(f"{response.url.path}: got {str(record)[:80]}, wanted the model of a router") from error
 
 
 def _info(response: httpx.Response) -> dict[str, Any]:

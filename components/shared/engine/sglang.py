@@ -3,7 +3,8 @@
 Greedy tokens equal those of the embedded engine in float32 and scores agree within 1e-4 (tests/test_sglang.py). Servers
 that serve.py starts hold the whole contract of Request. Others know no allowed_range, end at the model's own end of
 text and may generate padding rows: what breaks the contract comes back with finish_reason error and is counted. Their
-scores share a little probability with padding rows.
+scores share a little probability with padding rows. A router passes no logit processor on: allowed_range is not held
+behind it, whoever started the servers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import httpx
 from components.shared.engine import ERROR, LENGTH, STOP, Completion, EngineConfig, Request, check_request
 from components.shared.engine.scoring import check_pairs
 from components.shared.engine.serve import ServerProcesses, ServingConfig, check_info, served_here
-from components.shared.engine.servers import ATTEMPTS, Call, NonsenseError, Refused, Servers
+from components.shared.engine.servers import ATTEMPTS, ROUTER, Call, NonsenseError, Refused, Servers
 from components.shared.engine.sglang_server import PROCESSOR
 from components.shared.tracking import Progress, no_progress
 
@@ -88,7 +89,7 @@ class SglangEngine:
         infos = self.servers.infos()
         kinds = {f"sglang {info.get('version')} {info.get('dtype')} {info.get('device')}" for info in infos.values()}
         self._name = ", ".join(sorted(kinds))
-        self.restricts = all(served_here(info) for info in infos.values())
+        self.restricts = all(served_here(info) and info.get("version") != ROUTER for info in infos.values())
 
     @property
     def name(self) -> str:
@@ -165,7 +166,7 @@ class SglangEngine:
     def _check(self, url: str, info: dict[str, Any]) -> None:
         config = self.config
         check_info(url, info, folder=Path(config.model), vocab_size=self.vocab_size, max_length=config.max_length)
-        if self.restricts and not served_here(info):
+        if self.restricts and not (served_here(info) and info.get("version") != ROUTER):
             raise ValueError(f"engine.servers: {url}: was not started by serve.py, but the first ones were")
 
     def _made(self, requests: Iterable[tuple[int, Request]]) -> Iterator[tuple[int, Completion]]:
