@@ -92,7 +92,7 @@ def make(job: Job, path: Path) -> None:
     troubles = Counter(engine.counts)
     record = Record(exact=engine.exact)
     _relax_collector()
-    listener = _Listener(config.heard_per_shard, seed_of(config.seed, "heard", chunk.content))
+    listener = Listener(config.heard_per_shard, seed_of(config.seed, "heard", chunk.content))
     own = islice(documents(chunk, config.documents_per_shard, config.seed), chunk.num_documents)
     with pq.ParquetWriter(path, Schema.of(Interleaved), compression="zstd") as writer:
         for window in _windows(own):
@@ -187,7 +187,7 @@ def _statistics(plan: Plan) -> dict[str, float]:
     }
 
 
-class _Listener:
+class Listener:
     """Keeps a few of the spans of which an ear would write something, every one as likely as any other."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -196,6 +196,7 @@ class _Listener:
 
     @property
     def samples(self) -> list[Sample]:
+        """What is kept of all that was offered."""
         return [sample for _, sample in self.kept]
 
     def offer(self, plans: list[Plan]) -> None:
