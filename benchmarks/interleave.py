@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,17 @@ os.environ["RAYON_NUM_THREADS"] = "1"  # read once, when the tokenizers are firs
 import numpy as np
 import pyarrow.parquet as pq
 
+from components.config import load_config
 from components.shared.assets import fetch
 from components.shared.contracts import Interleaved, Segment, Text, from_table, to_table
-from components.shared.engine import STOP, Completion, EngineConfig, EngineKind, Request
+from components.shared.engine import STOP, Completion, Request
 from components.shared.executor import ExecutorConfig, ExecutorKind
 from components.shared.manifest import seal, write_table
 from components.shared.speakable import speakable
 from components.shared.tokens import Vocabulary, add_speech, train_bpe
 from components.shared.tracking import SilentTracker
 from components.synthesize import shard
-from components.synthesize.config import SpanUnit, SynthesizeConfig
+from components.synthesize.config import SynthesizeConfig
 from components.synthesize.interleave import plan_spans
 from components.synthesize.seeds import seed_of
 from components.synthesize.survey import survey
@@ -116,40 +118,10 @@ def make_model(folder: Path, texts: list[str], vocab_size: int) -> TextToToken:
 
 
 def config_of() -> SynthesizeConfig:
-    """The method of params.yaml at the size of h800."""
-    return SynthesizeConfig(
-        seed=17,
-        span_unit=SpanUnit.word,
-        mean_span=10.0,
-        ratio=0.3,
-        cut_at_sentences=True,
-        name_speaker=True,
-        temperature=0.0,
-        retry_temperature=0.7,
-        top_p=0.9,
-        language_shares={"en": 2.0, "zh": 1.0},
-        keep_faulty=False,
-        probe_documents=24,
-        max_failed_share=0.5,
-        target_tokens=10**12,
-        documents_per_shard=20_000,
-        heard_per_shard=8,
-        executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=1),
-        engine=EngineConfig(
-            kind=EngineKind.transformers,
-            model="",
-            dtype="bfloat16",
-            max_batch=512,
-            max_length=2048,
-            max_tokens=131072,
-            num_threads=1,
-            logprobs=False,
-            servers=[],
-            in_flight=1,
-            timeout_s=1.0,
-            patience_s=1.0,
-        ),
-    )
+    """The settings of h800, with all texts used and shards made in this process."""
+    config = load_config(["scale=h800"], Path(__file__).resolve().parents[1]).synthesize
+    executor = ExecutorConfig(kind=ExecutorKind.local, num_workers=1)
+    return replace(config, target_tokens=10**12, executor=executor)
 
 
 def obvious(documents: list[Text], config: SynthesizeConfig, model: TextToToken, engine: Instant, path: Path) -> None:

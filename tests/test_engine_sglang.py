@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +30,6 @@ from small_server import (
 )
 
 from components.shared.engine import EngineConfig, EngineKind, Request, identity, make_engine, sglang_server
-from components.shared.engine.serve import interpreter
 from components.shared.engine.sglang import SglangEngine
 from components.shared.manifest import seal
 
@@ -350,27 +347,6 @@ def test_the_restriction_leaves_the_range_and_the_stop_ids_of_each_request():
         sglang_server._by_name(object, '{"callable": "80049500"}')
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--model", "nowhere"], "serve: no config.json in 'nowhere'"),
-        (["--model", "MODEL", "--num-servers", "0"], "num_servers: got 0"),
-        (["--model", "MODEL", "--device", "cpu", "--port", "PORT"], "cannot listen there"),
-    ],
-)
-def test_what_cannot_be_served_is_one_line_and_exit_code_2(tmp_path, arguments, words):
-    from components.shared.tokens import train_bpe
-
-    (tmp_path / "config.json").write_text("{}")
-    train_bpe(["a few words"], 260).save_pretrained(tmp_path)
-    with SmallServer({}) as taken:
-        named = {"MODEL": str(tmp_path), "PORT": str(taken.server_address[1])}
-        command = [sys.executable, "-m", "components.shared.engine.serve", *(named.get(a, a) for a in arguments)]
-        environment = {"PATH": "/usr/bin", "SPEECHLOOM_SGLANG_PYTHON": sys.executable}
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1
-
-
 def test_a_router_is_asked_one_by_one_and_what_it_does_not_hold_is_counted(folder):
     router = SmallServer(info(folder))
     router.routes = True
@@ -393,23 +369,3 @@ def test_an_address_that_is_none_is_refused_at_once(tmp_path, url):
     config = dataclasses.replace(letters.engine_config(), kind=EngineKind.sglang, model=str(tmp_path), servers=[url])
     with pytest.raises(ValueError, match=r"engine\.servers: got '.*', wanted a URL such as"):
         make_engine(config)
-
-
-def test_a_python_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setenv("SPEECHLOOM_SGLANG_PYTHON", "/nowhere/python")
-    with pytest.raises(ValueError, match="SPEECHLOOM_SGLANG_PYTHON: got '/nowhere/python'"):
-        interpreter()
-
-
-def test_a_server_that_does_not_start_is_told_with_its_last_words(tmp_path):
-    from components.shared.engine.serve import ServerProcesses, ServingConfig
-    from components.shared.tokens import train_bpe
-
-    (tmp_path / "config.json").write_text("{}")
-    train_bpe(["a few words"], 260).save_pretrained(tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPEECHLOOM_SGLANG_PYTHON", sys.executable)  # which has no SGLang
-        processes = ServerProcesses(ServingConfig(model=str(tmp_path), device="cpu", logs=tmp_path / "logs"))
-        with pytest.raises(ConnectionError, match=r"did not start; .*No module named 'sglang'"):
-            processes.start()
-    assert processes.running == {}

@@ -20,7 +20,7 @@ from components.shared.manifest import read_json, write_json
 from components.shared.speakable import speakable
 from components.shared.tokens import Vocabulary, load_tokenizer
 from components.text_to_token.encoding import WordIds, all_plain_ids, plain_ids
-from components.text_to_token.pace import Pace, count_words, features, num_words
+from components.text_to_token.pace import Pace, num_words
 
 __all__ = [
     "FAULTS",
@@ -28,8 +28,6 @@ __all__ = [
     "TextToToken",
     "all_plain_ids",
     "answer_of",
-    "count_words",
-    "features",
     "load",
     "num_words",
     "plain_ids",

@@ -69,7 +69,7 @@ class Pace:
         by_language: dict[str, list[tuple[np.ndarray, int, int, int]]] = {}
         scripts: dict[str, Counter[str]] = {}
         for language, said, codes in pairs:
-            record = (features([said])[0], len(codes), longest_loop(codes), count_words(said))
+            record = (features([said])[0], len(codes), int(longest_loops([codes])[0]), int(num_words([said])[0]))
             by_language.setdefault(language, []).append(record)
             scripts.setdefault(language, Counter()).update(_scripts(said))
         if not by_language:
@@ -196,11 +196,6 @@ def _script(character: str) -> str:
     return unicodedata.name(character, "unknown").split()[0].lower() if character.isalnum() else ""
 
 
-def count_words(said: str) -> int:
-    """Words of a speakable text; every ideograph counts as one."""
-    return int(num_words([said])[0])
-
-
 def num_words(said: Sequence[str]) -> np.ndarray:
     """Words of each speakable text, every ideograph one of them: (texts,) float64."""
     found = kinds("\n".join([*said, ""]))
@@ -215,16 +210,11 @@ def num_words(said: Sequence[str]) -> np.ndarray:
     return _sums(counted, said)
 
 
-def longest_loop(codes: np.ndarray) -> int:
-    """Length of the longest stretch that repeats a pattern of at most MAX_PERIOD tokens at least twice, 0 if none.
-
-    codes: (tokens,), any integer type.
-    """
-    return int(longest_loops([codes])[0])
-
-
 def longest_loops(codes: Sequence[np.ndarray]) -> np.ndarray:
-    """longest_loop of each of many utterances: (utterances,) int64."""
+    """Length of the longest stretch of each utterance that repeats a pattern of at most MAX_PERIOD tokens, 0 if none.
+
+    codes: of each (tokens,), any integer type; returns (utterances,) int64.
+    """
     longest = np.zeros(len(codes), np.int64)
     flat = np.concatenate([np.empty(0, np.int64), *codes]).astype(np.int64)
     owner = np.repeat(np.arange(len(codes)), [len(own) for own in codes])

@@ -231,7 +231,11 @@ class _Round:
             except (httpx.HTTPError, NonsenseError) as error:
                 self._failed(server, group, error)
                 continue
-            server.failures, self.down_since = 0, None
+            if (
+                server.up.is_set()
+            ):  # else a late answer to an earlier call: the server stays aside until it was looked at
+                server.failures = 0
+            self.down_since = None
             self.num_answers += 1
             if made:
                 self.answers.put(made)
