@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.shared.lm_config import LmShapeConfig, OptimizerConfig
+from components.shared.lm_config import ComputeConfig, LmShapeConfig, OptimizerConfig
 from components.shared.training_config import TrainerConfig
 
 
@@ -24,6 +24,8 @@ class PretrainConfig:
     """Let a token see the documents before its own in the sequence."""
     loss_chunk: int
     """Tokens whose logits are held at a time."""
+    compute: ComputeConfig
+    """Compilation and what is computed again."""
     optimizer: OptimizerConfig
     """AdamW and its schedule."""
     trainer: TrainerConfig
