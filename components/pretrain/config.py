@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from components.shared.lm_config import ComputeConfig, LmShapeConfig, OptimizerConfig
+from components.shared.loss_guard import WatchConfig
 from components.shared.training_config import TrainerConfig
 
 
@@ -30,5 +31,7 @@ class PretrainConfig:
     """AdamW and its schedule."""
     trainer: TrainerConfig
     """Budget and machinery; num_steps 0 reads the whole schedule of mix once."""
+    watch: WatchConfig
+    """When a run stops by itself, and what it leaves out when it goes on."""
     num_threads: int
     """CPU threads; not used on a GPU."""
