@@ -17,6 +17,7 @@ from components.pretrain.config import PretrainConfig
 from components.pretrain.model import load
 from components.pretrain.stage import run
 from components.shared.lm_config import ComputeConfig, Kept, LmShapeConfig, OptimizerConfig, OptimizerKind
+from components.shared.loss_guard import WatchConfig
 from components.shared.places import Inputs
 from components.shared.tracking import TerminalTracker
 from components.shared.training_config import TrainerConfig
@@ -60,6 +61,7 @@ CONFIG = PretrainConfig(
         validate_every_steps=100,
         checkpoint_every_steps=5,
     ),
+    watch=WatchConfig(spike_nats=0.0, memory_steps=1, skip_steps=[]),
     num_threads=1,
 )
 

@@ -1,4 +1,4 @@
-"""The LightningModule of every language model here: packed batches, AdamW or Muon, losses by modality and by source."""
+"""The LightningModule of speech-text LMs: packed batches, losses by modality and by source, a watch on every step."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from components.shared.causal_lm_module import CausalLMModule
 from components.shared.flops import TokenCost, peak_flops
-from components.shared.lm_config import ComputeConfig, OptimizerConfig, OptimizerKind
+from components.shared.lm_config import ComputeConfig, OptimizerConfig
 from components.shared.loss_guard import LossGuard
 from components.shared.loss_sums import LossSums
-from components.shared.muon import MuonWithAdamW
-from components.shared.packed_lm import PackedLM, prepare, release, shard
 from components.shared.throughput import Throughput
 from components.shared.tokens import Vocabulary
-from components.shared.training import ClippedModule, linear_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class Spike:
     reason: str
 
 
-class LanguageModelModule(ClippedModule):
+class LanguageModelModule(CausalLMModule):
     """Trains a causal LM on packed batches; knows neither rooms nor trackers."""
 
     def __init__(
@@ -49,42 +47,26 @@ class LanguageModelModule(ClippedModule):
         guard: LossGuard | None = None,
         on_spike: Callable[[Spike], None] | None = None,
     ) -> None:
-        """sources: names of the numbers in batch["sources"]; chunk: tokens whose logits are held at a time.
+        """sources: names of the numbers in batch["sources"]; for the rest see CausalLMModule.
 
-        compute: how a step is computed; None: nothing is compiled and nothing recomputed. guard: judges every step
-        before it is taken; on_spike: called on every rank with a step that it refuses, and raises.
+        guard: judges every step before it is taken; on_spike: called on every rank with a step that it refuses, raises.
         """
-        super().__init__()
-        self.packed = PackedLM(model, num_real=vocabulary.size, chunk=chunk)
-        self.cost = TokenCost.of(model)
-        self.compute = compute
-        self.vocabulary = vocabulary
-        self.optimizer = optimizer
-        self.num_steps = num_steps
-        self.log_every_steps = log_every_steps
+        super().__init__(
+            model,
+            vocabulary,
+            optimizer,
+            num_steps=num_steps,
+            chunk=chunk,
+            log_every_steps=log_every_steps,
+            compute=compute,
+        )
         self.guard, self.on_spike = guard, on_spike
         self.last: dict[str, float] = {}
         """What was logged last: loss and its parts, tokens_per_s, mfu, learning_rate, sequences_read."""
         self._sums, self._held_out = LossSums(vocabulary, sources), LossSums(vocabulary, sources)
         self._step = LossSums(vocabulary, [])
         self._batches: list[int] = []
-        self._throughput = Throughput(self.cost)
-
-    @property
-    def model(self) -> Any:
-        """The Hugging Face model inside, for saving; not a second name in checkpoints."""
-        return self.packed.model
-
-    def configure_model(self) -> None:
-        """Recompute, compile and, where the strategy has a mesh of devices, shard the model; more calls do nothing."""
-        if self.compute is not None:
-            prepare(self.packed, self.compute)
-        if self.device_mesh is not None:
-            shard(self.packed, self.device_mesh["data_parallel"], self.trainer.precision)
-
-    def teardown(self, stage: str) -> None:
-        """Give the layers back as they were, for generation and export."""
-        release(self.packed)
+        self._throughput = Throughput(TokenCost.of(model))
 
     def on_train_start(self) -> None:
         """Start the clock of the throughput."""
@@ -161,30 +143,3 @@ class LanguageModelModule(ClippedModule):
     def _over_ranks(self, value: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over all ranks."""
         return self.trainer.strategy.reduce(value.clone(), reduce_op="sum")  # type: ignore[return-value]
-
-    def configure_optimizers(self) -> Any:
-        """AdamW or Muon, without decay of vectors, under the linear schedule."""
-        config = self.optimizer
-        optimizer = optimizer_of(self.model, config)
-        factor = linear_schedule(config.peak_lr, config.final_lr, config.warmup_steps, self.num_steps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def optimizer_of(model: PreTrainedModel, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW or Muon for a causal LM at the peak learning rate; vectors are not decayed."""
-    learnt = [p for p in model.parameters() if p.requires_grad]
-    betas = (config.beta1, config.beta2)
-    if config.kind is OptimizerKind.adamw:
-        groups = [
-            {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in learnt if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=config.peak_lr, betas=betas, fused=True)
-    outer = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-    matrices: list[torch.Tensor] = []
-    rest: list[torch.Tensor] = []
-    for parameter in learnt:
-        inner = parameter.ndim == 2 and all(parameter is not other for other in outer)
-        (matrices if inner else rest).append(parameter)
-    return MuonWithAdamW(matrices, rest, lr=config.peak_lr, weight_decay=config.weight_decay, betas=betas)
