@@ -22,6 +22,7 @@ from components.pretrain.model import load
 from components.pretrain.stage import run
 from components.shared.linear_cross_entropy import linear_cross_entropy
 from components.shared.lm_config import LmShapeConfig, OptimizerConfig, OptimizerKind
+from components.shared.loader_config import LabelsConfig, Learnt, LoaderConfig, Verify
 from components.shared.packed_attention import packed as packed_attention
 from components.shared.packing import Piece, collate, pack
 from components.shared.places import Inputs
@@ -49,6 +50,8 @@ CONFIG = PretrainConfig(
     shape=SHAPE,
     batch_sequences=4,
     attend_across=False,
+    labels=LabelsConfig(text=Learnt.all, speech=Learnt.all, asr=Learnt.all, tts=Learnt.all, interleaved=Learnt.all),
+    loader=LoaderConfig(num_workers=0, verify=Verify.hashes, cache="", cache_gb=1.0, prefetch_sequences=0),
     loss_chunk=50,
     optimizer=OptimizerConfig(
         kind=OptimizerKind.adamw,

@@ -13,8 +13,11 @@ from components.pretrain.samples import continue_samples
 from components.shared.lm_module import LanguageModelModule
 from components.shared.manifest import read_manifest, seal
 from components.shared.packed_attention import packed
-from components.shared.packed_data import PackedData, PackedLoader
+from components.shared.packed_data import PackedData
+from components.shared.packed_loader import PackedLoader, cache_of
+from components.shared.packing import LabelRule
 from components.shared.places import Inputs, Outputs
+from components.shared.shard_check import check_shards
 from components.shared.speech_lm import SpeechTextLM, grown_model, random_model, save_model
 from components.shared.tokens import Vocabulary, load_tokenizer
 from components.shared.tracking import Tracker
@@ -30,18 +33,22 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
             token of held-out sequences; tokens_per_s without padding; num_parameters; num_steps
     Source  Zeng et al. 2024, section 2.4
 
-    Raises ValueError when the schedule holds fewer sequences than num_steps needs, or the base does not fit.
+    Raises ValueError when a shard is not the one that was planned, when the schedule holds fewer sequences than
+    num_steps needs, or when the base does not fit.
     """
     shards, tokens = inputs.folder("mix", "shards"), inputs.folder("mix", "tokenizer")
     extra = read_manifest(tokens).extra
     tokenizer = load_tokenizer(tokens)
     vocabulary = Vocabulary.of(tokenizer, int(extra["num_codes"]))
-    train = PackedData(shards, "train")
+    hashed = check_shards(shards, config.loader.verify, outputs.work)
+    tracker.say(f"pretrain: {hashed / 1e9:.2f} GB of shards hashed")
+    cache = cache_of(config.loader, outputs.work)
+    train = PackedData(shards, "train", cache)
     if train.vocabulary_size != vocabulary.size:
         raise ValueError(
             f"{shards}: made for {train.vocabulary_size} token ids, but {tokens} has {vocabulary.size}; run mix again"
         )
-    validation = PackedData(shards, "validation")
+    validation = PackedData(shards, "validation", cache)
     trainer = replace(config.trainer, num_steps=_num_steps(config, len(train)))
 
     if config.base:
@@ -70,7 +77,16 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
     with packed(model):
         metrics = fit(
             module,
-            PackedLoader(train, config.batch_sequences, batches, config.attend_across),
+            PackedLoader(
+                train,
+                config.batch_sequences,
+                batches,
+                config.attend_across,
+                labels=LabelRule.of(config.labels, train.sources, vocabulary),
+                accumulate_batches=trainer.accumulate_batches,
+                num_workers=config.loader.num_workers,
+                prefetch_sequences=config.loader.prefetch_sequences,
+            ),
             PackedLoader(validation, config.batch_sequences, held_out, config.attend_across) if held_out else None,
             trainer,
             tracker=tracker,
