@@ -153,8 +153,8 @@ def _watched(batches: Iterator[Any]) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, EOFError, OSError) as error:  # it may die while a batch is handed over
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise BrokenProcessPool(f"loader: a worker died, by a signal or for memory: {error}") from error
         yield batch
