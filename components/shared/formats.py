@@ -60,7 +60,7 @@ class Formats:
         backend.encode_special_tokens = True
         return backend.encode(text, add_special_tokens=False).ids
 
-    def audio(self, codes: Sequence[int]) -> list[int]:
+    def audio(self, codes: Sequence[int] | np.ndarray) -> list[int]:
         """<|begin_of_audio|> codes <|end_of_audio|>."""
         v = self.vocabulary
         return [v.begin_of_audio, *v.to_ids(codes), v.end_of_audio]
