@@ -73,7 +73,7 @@ def _texts(batch: pa.RecordBatch) -> Iterator[Row]:
 def _spoken(batch: pa.RecordBatch, source: str, path: Path) -> Iterator[Row]:
     """Unsupervised speech are the rows without text; the rest are pairs."""
     names = ("id", "split", "corpus", "text", "text_source", "language")
-    columns = [*(batch[name].to_pylist() for name in names), _codes(batch["tokens"])]
+    columns = [*(batch[name].to_pylist() for name in names), codes_of(batch["tokens"])]
     for row_id, split, corpus, text, text_source, language, codes in zip(*columns, strict=True):
         is_pair = text is not None and text_source != "none"
         if is_pair == (source == "speech"):
@@ -91,7 +91,7 @@ def _interleaved(batch: pa.RecordBatch, is_spoken: Callable[[str, str], bool]) -
     """Documents in text and speech; one that does not keep its speech is its text, whole."""
     segments = batch["segments"].flatten()
     modalities, texts = segments.field("modality").to_pylist(), segments.field("text").to_pylist()
-    codes = _codes(segments.field("tokens"))
+    codes = codes_of(segments.field("tokens"))
     ends = _ends(batch["segments"])
     columns = [batch[name].to_pylist() for name in ("id", "split", "corpus")]
     for row_id, split, corpus, start, stop in zip(*columns, ends[:-1], ends[1:], strict=True):
@@ -103,7 +103,8 @@ def _interleaved(batch: pa.RecordBatch, is_spoken: Callable[[str, str], bool]) -
         )
 
 
-def _codes(lists: pa.ListArray) -> list[np.ndarray]:
+def codes_of(lists: pa.ListArray) -> list[np.ndarray]:
+    """Each list of an Arrow column as an array of its own: (codes,), uint16, no copies."""
     values = lists.flatten().to_numpy()
     return [values[start:stop] for start, stop in pairwise(_ends(lists))]
 
