@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from components.shared.contracts import Utterance
-from tests.launchers import IN_PROCESS
 from components.shared.training_config import TrainerConfig
 from components.speech_tokenizer.config import (
     AugmentConfig,
@@ -13,6 +12,7 @@ from components.speech_tokenizer.config import (
     RandomStartConfig,
     SpeechTokenizerConfig,
 )
+from tests.launchers import IN_PROCESS
 
 QUIET = AugmentConfig(
     speeds=[1.0],
