@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.shared.lm_config import LmShapeConfig, OptimizerConfig
+from components.shared.lm_config import ComputeConfig, LmShapeConfig, OptimizerConfig
+from components.shared.loss_guard import WatchConfig
 from components.shared.training_config import TrainerConfig
 
 
@@ -24,9 +25,13 @@ class PretrainConfig:
     """Let a token see the documents before its own in the sequence."""
     loss_chunk: int
     """Tokens whose logits are held at a time."""
+    compute: ComputeConfig
+    """Compilation and what is computed again."""
     optimizer: OptimizerConfig
     """AdamW and its schedule."""
     trainer: TrainerConfig
     """Budget and machinery; num_steps 0 reads the whole schedule of mix once."""
+    watch: WatchConfig
+    """When a run stops by itself, and what it leaves out when it goes on."""
     num_threads: int
     """CPU threads; not used on a GPU."""

@@ -10,7 +10,9 @@ import torch
 
 from components.pretrain.config import PretrainConfig
 from components.pretrain.samples import continue_samples
+from components.pretrain.spikes import SpikeReport
 from components.shared.lm_module import LanguageModelModule
+from components.shared.loss_guard import LossGuard
 from components.shared.manifest import read_manifest, seal
 from components.shared.packed_attention import packed
 from components.shared.packed_data import PackedData, PackedLoader
@@ -30,7 +32,8 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
             token of held-out sequences; tokens_per_s without padding; num_parameters; num_steps
     Source  Zeng et al. 2024, section 2.4
 
-    Raises ValueError when the schedule holds fewer sequences than num_steps needs, or the base does not fit.
+    Raises ValueError when the schedule holds fewer sequences than num_steps needs, the base does not fit, or a step's
+    loss is a spike (spikes.py).
     """
     shards, tokens = inputs.folder("mix", "shards"), inputs.folder("mix", "tokenizer")
     extra = read_manifest(tokens).extra
@@ -62,6 +65,9 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
         sources=train.sources,
         chunk=config.loss_chunk,
         log_every_steps=trainer.log_every_steps,
+        compute=config.compute,
+        guard=LossGuard(config.watch),
+        on_spike=SpikeReport(train, config.batch_sequences, trainer.accumulate_batches, outputs.work, tracker),
     )
     batches = trainer.num_steps * trainer.accumulate_batches
     held_out = math.ceil(len(validation) / config.batch_sequences)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.shared.lm_config import OptimizerConfig
+from components.shared.lm_config import ComputeConfig, OptimizerConfig
 from components.shared.training_config import TrainerConfig
 
 
@@ -26,6 +26,8 @@ class SftConfig:
     """Packed sequences of a batch; a step is accumulate_batches of these (paper: 64 a step)."""
     loss_chunk: int
     """Tokens whose logits are held at a time."""
+    compute: ComputeConfig
+    """Compilation and what is computed again."""
     optimizer: OptimizerConfig
     """AdamW and its schedule (paper: 5e-5 to 5e-6)."""
     trainer: TrainerConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from components.shared.manifest import write_json
 
-OF_THE_MACHINE = re.compile(r"^system/|(^|_)(seconds|per_s|real_time_factor|of_this_run)$")
+OF_THE_MACHINE = re.compile(r"^system/|(^|_)(seconds|per_s|real_time_factor|of_this_run|mfu)$")
 """Names of figures that say how fast a run was. They are tracked, and kept out of what must come out the same again."""
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from components.shared.manifest import read_manifest
 from components.shared.packing import Piece, collate, pack
@@ -133,15 +133,16 @@ class PackedLoader:
         """Batches of the whole run, also after a resume."""
         return self.num_batches
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         """The batches that are left; all of them when none is: a trainer stops at the last without asking for more."""
         if self.position >= self.num_batches:
             self.position = 0
         share = self.batch_size // self.world_size
         while self.position < self.num_batches:
             first = self.position * self.batch_size + self.rank * share
+            batch = collate([self.data.sequence(number, self.attend_across) for number in range(first, first + share)])
             self.position += 1
-            yield collate([self.data.sequence(number, self.attend_across) for number in range(first, first + share)])
+            yield {**batch, "number": self.position - 1}
 
     def state_dict(self) -> dict[str, int]:
         """The number of the next batch."""

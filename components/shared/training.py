@@ -14,6 +14,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.distributed.tensor import DTensor
 
 from components.shared.heap import keep_memory
 from components.shared.manifest import atomic
@@ -39,6 +40,9 @@ def linear_schedule(peak_lr: float, final_lr: float, warmup_steps: int, num_step
 class ClippedModule(lightning.LightningModule):
     """Clips the norm of all gradients and logs it; Lightning's own way refuses fused optimizers in mixed precision."""
 
+    gradient_norm: torch.Tensor
+    """Of the step that is being taken, before clipping: scalar."""
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -47,7 +51,8 @@ class ClippedModule(lightning.LightningModule):
     ) -> None:
         """gradient_clip_val: largest norm, None: only log."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
-        self.log("gradient_norm", norm, batch_size=1)
+        self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self.log("gradient_norm", self.gradient_norm, batch_size=1)
 
 
 class _WholeFiles(TorchCheckpointIO):
