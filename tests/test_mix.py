@@ -22,7 +22,8 @@ from components.shared.contracts import Text
 from components.shared.executor import ExecutorConfig, ExecutorKind
 from components.shared.formats import Formats
 from components.shared.manifest import read_manifest, write_table
-from components.shared.packed_data import PackedData, PackedLoader
+from components.shared.packed_data import PackedData
+from components.shared.packed_loader import PackedLoader
 from components.shared.packing import IGNORED, Piece, attention_mask, best_fit, pack
 from components.shared.tokens import Vocabulary, load_tokenizer
 from components.shared.tracking import TerminalTracker

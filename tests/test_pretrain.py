@@ -17,6 +17,7 @@ from components.pretrain.config import PretrainConfig
 from components.pretrain.model import load
 from components.pretrain.stage import run
 from components.shared.lm_config import ComputeConfig, Kept, LmShapeConfig, OptimizerConfig, OptimizerKind
+from components.shared.loader_config import LabelsConfig, Learnt, LoaderConfig, Verify
 from components.shared.loss_guard import WatchConfig
 from components.shared.places import Inputs
 from components.shared.tracking import TerminalTracker
@@ -41,6 +42,8 @@ CONFIG = PretrainConfig(
     shape=SHAPE,
     batch_sequences=4,
     attend_across=False,
+    labels=LabelsConfig(text=Learnt.all, speech=Learnt.all, asr=Learnt.all, tts=Learnt.all, interleaved=Learnt.all),
+    loader=LoaderConfig(num_workers=0, verify=Verify.hashes, cache="", cache_gb=1.0, prefetch_sequences=0),
     loss_chunk=50,
     compute=ComputeConfig(compile=False, kept=Kept.everything),
     optimizer=OptimizerConfig(

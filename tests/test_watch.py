@@ -85,6 +85,16 @@ def test_a_spike_ends_the_run_with_its_samples_written_down(mixed: Path) -> None
     assert max(stopped.losses) == rises[0] - 1  # steps are counted from 1 in curves; the bad one was not taken
     report = json.loads((mixed / ".work" / "pretrain_spike" / f"spike-of-step-{rises[0] - 1}.json").read_text())
     first = (rises[0] - 1) * CONFIG.batch_sequences
-    assert [one["sequence"] for one in report["sequences"]] == list(range(first, first + CONFIG.batch_sequences))
-    documents = [document for one in report["sequences"] for document in one["documents"]]
-    assert all(document["id"] and document["length"] for document in documents)
+    assert [one["number"] for one in report["sequences"]] == list(range(first, first + CONFIG.batch_sequences))
+    pieces = [piece for one in report["sequences"] for piece in one["pieces"]]
+    assert pieces and all(piece["document"] and piece["source"] and piece["length"] for piece in pieces)
+    went_on = Curves()
+    skipping = replace(watch, skip_steps=[rises[0] - 1])
+    train(mixed, replace(CONFIG, watch=skipping), went_on, "pretrain_spike")
+    assert max(went_on.losses) == 11  # a step less, and from the one after the spike other weights
+    assert went_on.losses[rises[0]] != quiet.losses[rises[0]]
+
+
+def test_a_step_beyond_the_schedule_cannot_be_skipped(mixed: Path) -> None:  # noqa: F811
+    with pytest.raises(ValueError, match=r"pretrain\.watch\.skip_steps: got 12, wanted steps 0\.\.11"):
+        train(mixed, replace(CONFIG, watch=replace(WATCH, skip_steps=[12])), Curves(), "pretrain_beyond")

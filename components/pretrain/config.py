@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from components.shared.lm_config import ComputeConfig, LmShapeConfig, OptimizerConfig
+from components.shared.loader_config import LabelsConfig, LoaderConfig
 from components.shared.loss_guard import WatchConfig
 from components.shared.training_config import TrainerConfig
 
@@ -23,6 +24,10 @@ class PretrainConfig:
     """Packed sequences of a batch; a step is accumulate_batches of these."""
     attend_across: bool
     """Let a token see the documents before its own in the sequence."""
+    labels: LabelsConfig
+    """Which tokens of each source are learnt (paper: every token)."""
+    loader: LoaderConfig
+    """How the sequences are read."""
     loss_chunk: int
     """Tokens whose logits are held at a time."""
     compute: ComputeConfig

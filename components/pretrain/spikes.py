@@ -28,7 +28,9 @@ class SpikeReport:
         step = spike.batches[0] // self.accumulate_batches
         path = self.work / f"spike-of-step-{step}.json"
         if int(os.environ.get("RANK", "0")) == 0:
-            write_json(path, {"step": step, "sequences": self._sequences(spike.batches), **self._figures(spike)})
+            size = self.batch_sequences
+            numbers = [n for batch in spike.batches for n in range(batch * size, (batch + 1) * size)]
+            write_json(path, {"step": step, **self._figures(spike), "sequences": self.data.describe(numbers)})
             self.tracker.log_file(path)
         raise ValueError(
             f"step {step} of the schedule: {spike.reason}; its samples are in {path}. The step was not taken: look at "
@@ -38,22 +40,3 @@ class SpikeReport:
     def _figures(self, spike: Spike) -> dict[str, str]:
         """As text, since JSON knows neither NaN nor infinity."""
         return {"loss": repr(spike.loss), "gradient_norm": repr(spike.gradient_norm), "reason": spike.reason}
-
-    def _sequences(self, batches: list[int]) -> list[dict[str, object]]:
-        numbers = [n * self.batch_sequences + i for n in batches for i in range(self.batch_sequences)]
-        return [
-            {
-                "sequence": number,
-                "documents": [
-                    {
-                        "source": self.data.sources[int(record["source"])],
-                        "id": self.data.document_id(record),
-                        "start": int(record["start"]),
-                        "length": int(record["length"]),
-                    }
-                    for record in self.data.pieces(number)
-                ],
-            }
-            for number in numbers
-            if number < len(self.data)
-        ]

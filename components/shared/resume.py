@@ -15,7 +15,7 @@ from components.shared.fingerprint import fingerprint
 from components.shared.manifest import hash_of, read_json, read_manifest, remove, write_json
 
 CHECKPOINTS, IDENTITY = "checkpoints", "identity.json"
-SPREADING = ("executor", "launcher")
+SPREADING = ("executor", "launcher", "loader")
 """Settings that do not change what is written."""
 
 
