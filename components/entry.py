@@ -107,7 +107,7 @@ def run_stage(
     """Run one stage in this process and return its metrics. Raises what the stage raises."""
     from components.config import as_dict, load_config
     from components.shared.curves import OF_THE_MACHINE, Curves
-    from components.shared.launcher import launch
+    from components.shared.launcher import attached, launch
     from components.shared.places import Inputs, Outputs
     from components.shared.resume import Resume
     from components.shared.spool import open_run
@@ -125,7 +125,7 @@ def run_stage(
     outputs.discard()
     resume = Resume.of(outputs.work, root / "data", stage, settings)
     inputs = Inputs(root / "data", remember=resume.remember)
-    curves = Curves(outputs.work, resumed=resume.begin())
+    curves = Curves(outputs.work, resumed=attached(stage, section, root / "data", outputs) or resume.begin())
     spool = open_run(stage, item, {"scale": config.scale, "seed": config.seed, stage: settings}, root)
     spool.watch_machine()
     tracker = SpoolTracker(spool, curves)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from components.shared.contracts import Utterance
-from components.shared.launcher import LauncherConfig, LauncherKind
 from components.shared.training_config import TrainerConfig
 from components.speech_tokenizer.config import (
     AugmentConfig,
@@ -13,6 +12,7 @@ from components.speech_tokenizer.config import (
     RandomStartConfig,
     SpeechTokenizerConfig,
 )
+from tests.launchers import IN_PROCESS
 
 QUIET = AugmentConfig(
     speeds=[1.0],
@@ -71,7 +71,7 @@ SMALL = SpeechTokenizerConfig(
         validate_every_steps=5,
         checkpoint_every_steps=4,
     ),
-    launcher=LauncherConfig(kind=LauncherKind.in_process, num_processes=1),
+    launcher=IN_PROCESS,
 )
 
 

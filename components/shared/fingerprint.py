@@ -27,9 +27,12 @@ LEFT_OUT = {
     "components.shared.delivery",
     "components.shared.fingerprint",
     "components.shared.launcher",
+    "components.shared.launcher_config",
     "components.shared.mlflow_store",
     "components.shared.provenance",
+    "components.shared.ranks",
     "components.shared.resume",
+    "components.shared.slurm",
     "components.shared.spool",
     "components.shared.tracking",
 }
