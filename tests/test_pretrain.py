@@ -20,6 +20,7 @@ from components.mix.stage import run as run_mix
 from components.pretrain.config import PretrainConfig
 from components.pretrain.model import load
 from components.pretrain.stage import run
+from components.shared.launcher import LauncherConfig, LauncherKind
 from components.shared.linear_cross_entropy import linear_cross_entropy
 from components.shared.lm_config import LmShapeConfig, OptimizerConfig, OptimizerKind
 from components.shared.packed_attention import packed as packed_attention
@@ -28,7 +29,7 @@ from components.shared.places import Inputs
 from components.shared.speech_lm import grown_model, packed_loss, random_model
 from components.shared.tokens import Vocabulary, add_speech, train_bpe
 from components.shared.tracking import TerminalTracker
-from components.shared.training_config import TrainerConfig
+from components.shared.training_config import StrategyKind, TrainerConfig
 from tests.speech_rows import NUM_CODES, places, write_world
 from tests.test_mix import CONFIG as MIX
 
@@ -67,8 +68,13 @@ CONFIG = PretrainConfig(
         log_every_steps=1,
         validate_every_steps=100,
         checkpoint_every_steps=5,
+        keep_last=1,
+        keep_every_steps=0,
+        resume_from="",
+        strategy=StrategyKind.auto,
     ),
     num_threads=1,
+    launcher=LauncherConfig(kind=LauncherKind.in_process, num_processes=1),
 )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from components.shared.executor import ExecutorConfig
+from components.shared.identity import FREE
 
 
 @dataclass(kw_only=True)
@@ -58,5 +59,5 @@ class MixConfig:
     """Most tokens of a source in the validation sequences."""
     window_sequences: int
     """Sequences that are planned and packed together; every window holds the sources in their shares."""
-    executor: ExecutorConfig
+    executor: ExecutorConfig = field(metadata=FREE)
     """How the token shards are spread over workers."""

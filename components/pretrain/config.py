@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from components.shared.identity import FREE
+from components.shared.launcher import LauncherConfig
 from components.shared.lm_config import LmShapeConfig, OptimizerConfig
 from components.shared.training_config import TrainerConfig
 
@@ -19,14 +21,16 @@ class PretrainConfig:
     shape: LmShapeConfig
     """The model of a random start."""
     batch_sequences: int
-    """Packed sequences of a batch; a step is accumulate_batches of these."""
+    """Packed sequences of a batch, over all ranks; a step is accumulate_batches of these."""
     attend_across: bool
     """Let a token see the documents before its own in the sequence."""
-    loss_chunk: int
+    loss_chunk: int = field(metadata=FREE)
     """Tokens whose logits are held at a time."""
     optimizer: OptimizerConfig
     """AdamW and its schedule."""
     trainer: TrainerConfig
     """Budget and machinery; num_steps 0 reads the whole schedule of mix once."""
-    num_threads: int
+    num_threads: int = field(metadata=FREE)
     """CPU threads; not used on a GPU."""
+    launcher: LauncherConfig = field(metadata=FREE)
+    """How the ranks are started."""

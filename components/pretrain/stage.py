@@ -74,7 +74,7 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
             PackedLoader(validation, config.batch_sequences, held_out, config.attend_across) if held_out else None,
             trainer,
             tracker=tracker,
-            work=outputs.work,
+            checkpoints=outputs.checkpoints,
             what="pretrain",
         )
     metrics |= module.summary() | {

@@ -13,6 +13,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def launch(
         "data": str(inputs.data),
         "place": str(outputs.root),
         "work": str(outputs.work),
+        "checkpoints": str(outputs.checkpoints),
         "item": outputs.item,
         "token": outputs.token,
         "spool": str(tracker.spool.folder),
@@ -103,23 +105,22 @@ def run_rank(folder: Path) -> None:
     """One rank: run the stage and, on rank 0, leave its result for entry.py."""
     import time
 
-    from components.config import as_dict, load_config
+    from components.config import load_config
     from components.shared.curves import Curves
-    from components.shared.resume import Resume
+    from components.shared.resume import remember
     from components.shared.spool import Spool
 
     spec = read_json(folder / "spec.json")
     rank = int(os.environ["RANK"])
-    work = Path(spec["work"])
+    work, checkpoints = Path(spec["work"]), Path(spec["checkpoints"])
     place = Path(spec["place"]) if rank == 0 else folder / f"rank-{rank}"
-    outputs = Outputs(root=place, work=work, item=spec["item"], token=spec["token"])
+    outputs = Outputs(root=place, work=work, checkpoints=checkpoints, item=spec["item"], token=spec["token"])
     tracker: Tracker = SilentTracker()
     if rank == 0:
-        tracker = SpoolTracker(Spool(Path(spec["spool"]), spec["uri"]), Curves(work, resumed=True))
+        tracker = SpoolTracker(Spool(Path(spec["spool"]), spec["uri"]), Curves(checkpoints, resumed=True))
     try:
         section = getattr(load_config(spec["overrides"], Path(spec["root"])), spec["stage"])
-        resume = Resume.of(work, Path(spec["data"]), spec["stage"], as_dict(section))
-        inputs = Inputs(resume.data, remember=resume.remember if rank == 0 else None)
+        inputs = Inputs(Path(spec["data"]), remember=partial(remember, checkpoints) if rank == 0 else None)
         metrics = importlib.import_module(f"components.{spec['stage']}.stage").run(section, inputs, outputs, tracker)
     except BaseException as error:
         kind, line = classify(error)
