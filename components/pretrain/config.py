@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from components.shared.identity import FREE
 from components.shared.launcher import LauncherConfig
-from components.shared.lm_config import LmShapeConfig, OptimizerConfig
+from components.shared.lm_config import ComputeConfig, LmShapeConfig, OptimizerConfig
 from components.shared.training_config import TrainerConfig
 
 
@@ -26,6 +26,8 @@ class PretrainConfig:
     """Let a token see the documents before its own in the sequence."""
     loss_chunk: int = field(metadata=FREE)
     """Tokens whose logits are held at a time."""
+    compute: ComputeConfig = field(metadata=FREE)
+    """Compilation and what is computed again."""
     optimizer: OptimizerConfig
     """AdamW and its schedule."""
     trainer: TrainerConfig

@@ -62,6 +62,7 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
         sources=train.sources,
         chunk=config.loss_chunk,
         log_every_steps=trainer.log_every_steps,
+        compute=config.compute,
     )
     batches = trainer.num_steps * trainer.accumulate_batches
     held_out = math.ceil(len(validation) / config.batch_sequences)

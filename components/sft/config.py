@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from components.shared.identity import FREE
-from components.shared.lm_config import OptimizerConfig
+from components.shared.lm_config import ComputeConfig, OptimizerConfig
 from components.shared.training_config import TrainerConfig
 
 
@@ -27,6 +27,8 @@ class SftConfig:
     """Packed sequences of a batch; a step is accumulate_batches of these (paper: 64 a step)."""
     loss_chunk: int = field(metadata=FREE)
     """Tokens whose logits are held at a time."""
+    compute: ComputeConfig = field(metadata=FREE)
+    """Compilation and what is computed again."""
     optimizer: OptimizerConfig
     """AdamW and its schedule (paper: 5e-5 to 5e-6)."""
     trainer: TrainerConfig

@@ -66,6 +66,7 @@ def run(config: SftConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -
         sources=SOURCES,
         chunk=config.loss_chunk,
         log_every_steps=trainer.log_every_steps,
+        compute=config.compute,
     )
     torch.set_num_threads(config.num_threads)
     started = time.perf_counter()

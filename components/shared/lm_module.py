@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from components.shared.lm_config import OptimizerConfig, OptimizerKind
+from components.shared.lm_config import ComputeConfig, OptimizerConfig, OptimizerKind
 from components.shared.muon import MuonWithAdamW
-from components.shared.speech_lm import packed_loss
+from components.shared.packed_lm import PackedLM, prepare, release, shard
 from components.shared.tokens import Vocabulary
 from components.shared.training import ClippedModule, linear_schedule
 
@@ -28,20 +28,40 @@ class LanguageModelModule(ClippedModule):
         sources: list[str],
         chunk: int,
         log_every_steps: int,
+        compute: ComputeConfig | None = None,
     ) -> None:
-        """sources: names of the numbers in batch["sources"]; chunk: tokens whose logits are held at a time."""
+        """sources: names of the numbers in batch["sources"]; chunk: tokens whose logits are held at a time.
+
+        compute: how a step is computed; None: nothing is compiled and nothing recomputed.
+        """
         super().__init__()
-        self.model = model
+        self.packed = PackedLM(model, num_real=vocabulary.size, chunk=chunk)
+        self.compute = compute
         self.vocabulary = vocabulary
         self.optimizer = optimizer
         self.num_steps = num_steps
         self.sources = sources
-        self.chunk = chunk
         self.log_every_steps = log_every_steps
         self.last: dict[str, float] = {}
         """What was logged last: loss and its parts, tokens_per_s, learning_rate."""
         self._seen = 0
         self._since = time.perf_counter()
+
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model inside, for saving; not a second name in checkpoints."""
+        return self.packed.model
+
+    def configure_model(self) -> None:
+        """Recompute, compile and, where the strategy has a mesh of devices, shard the model; more calls do nothing."""
+        if self.compute is not None:
+            prepare(self.packed, self.compute)
+        if self.device_mesh is not None:
+            shard(self.packed, self.device_mesh["data_parallel"], self.trainer.precision)
+
+    def teardown(self, stage: str) -> None:
+        """Give the layers back as they were, for generation and export."""
+        release(self.packed)
 
     def on_train_start(self) -> None:
         """Start the clock of the throughput."""
@@ -49,7 +69,7 @@ class LanguageModelModule(ClippedModule):
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Loss of one batch; at every log_every_steps the parts of it and the speed."""
-        loss, nll, learnt = packed_loss(self.model, batch, num_real=self.vocabulary.size, chunk=self.chunk)
+        loss, nll, learnt = self.packed(batch)
         self._seen += int((batch["segments"] > 0).sum())
         if (self.global_step + 1) % self.log_every_steps == 0:
             values = {name: float(value.mean()) for name, value in self._parts(batch, nll, learnt).items()}
@@ -63,7 +83,7 @@ class LanguageModelModule(ClippedModule):
 
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Losses of held-out sequences, each mean weighted by its number of tokens."""
-        _, nll, learnt = packed_loss(self.model, batch, num_real=self.vocabulary.size, chunk=self.chunk)
+        _, nll, learnt = self.packed(batch)
         for name, part in {"loss": nll, **self._parts(batch, nll, learnt)}.items():
             if len(part):
                 self.log(f"validation_{name}", part.mean(), batch_size=len(part), on_epoch=True, on_step=False)
@@ -91,29 +111,26 @@ class LanguageModelModule(ClippedModule):
     def configure_optimizers(self) -> Any:
         """AdamW or Muon, without decay of vectors, under the linear schedule."""
         config = self.optimizer
-        optimizer = self._muon() if config.kind is OptimizerKind.muon else self._adamw()
+        optimizer = optimizer_of(self.model, config)
         factor = linear_schedule(config.peak_lr, config.final_lr, config.warmup_steps, self.num_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _adamw(self) -> torch.optim.Optimizer:
-        config = self.optimizer
-        learnt = [p for p in self.model.parameters() if p.requires_grad]
+
+def optimizer_of(model: PreTrainedModel, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW or Muon for a causal LM at the peak learning rate; vectors are not decayed."""
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    betas = (config.beta1, config.beta2)
+    if config.kind is OptimizerKind.adamw:
         groups = [
             {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in learnt if p.ndim < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=config.peak_lr, betas=(config.beta1, config.beta2), fused=True)
-
-    def _muon(self) -> torch.optim.Optimizer:
-        config = self.optimizer
-        outer = {id(self.model.get_input_embeddings().weight), id(self.model.get_output_embeddings().weight)}
-        learnt = [p for p in self.model.parameters() if p.requires_grad]
-        inner = {id(p) for p in learnt if p.ndim == 2 and id(p) not in outer}
-        return MuonWithAdamW(
-            [p for p in learnt if id(p) in inner],
-            [p for p in learnt if id(p) not in inner],
-            lr=config.peak_lr,
-            weight_decay=config.weight_decay,
-            betas=(config.beta1, config.beta2),
-        )
+        return torch.optim.AdamW(groups, lr=config.peak_lr, betas=betas, fused=True)
+    outer = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    matrices: list[torch.Tensor] = []
+    rest: list[torch.Tensor] = []
+    for parameter in learnt:
+        inner = parameter.ndim == 2 and all(parameter is not other for other in outer)
+        (matrices if inner else rest).append(parameter)
+    return MuonWithAdamW(matrices, rest, lr=config.peak_lr, weight_decay=config.weight_decay, betas=betas)

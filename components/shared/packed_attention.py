@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
+from components.shared.packing import attention_mask
+
 NAME = "packed"
 LONGEST_EXPLICIT = 1024
 """Tokens of a sequence up to which the scores of a CPU batch are held in full."""
@@ -45,6 +47,11 @@ def packed_attention(
 
 
 AttentionInterface.register(NAME, packed_attention)
+
+
+def arguments(model: Any, segments: torch.Tensor) -> dict[str, Any]:
+    """What the decoder is called with so that every piece is blind to the others. segments: (B, T), 0 for padding."""
+    return {"attention_mask": attention_mask(segments)}
 
 
 @contextmanager
