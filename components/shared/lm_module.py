@@ -6,11 +6,13 @@ import time
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from components.shared.lm_config import ComputeConfig, OptimizerConfig, OptimizerKind
 from components.shared.muon import MuonWithAdamW
 from components.shared.packed_lm import PackedLM, prepare, release, shard
+from components.shared.strategies import among_ranks, rank_mean
 from components.shared.tokens import Vocabulary
 from components.shared.training import ClippedModule, linear_schedule
 
@@ -44,6 +46,9 @@ class LanguageModelModule(ClippedModule):
         self.log_every_steps = log_every_steps
         self.last: dict[str, float] = {}
         """What was logged last: loss and its parts, tokens_per_s, learning_rate."""
+        self._names = ["loss", "loss_text", "loss_speech", *(f"loss_{source}_source" for source in sources)]
+        self._held_out = torch.zeros(2, len(self._names), dtype=torch.float64)
+        """Sums of the losses of held-out labels and their numbers, by name."""
         self._seen = 0
         self._since = time.perf_counter()
 
@@ -63,6 +68,14 @@ class LanguageModelModule(ClippedModule):
         """Give the layers back as they were, for generation and export."""
         release(self.packed)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What a run that had only its end left says of itself."""
+        checkpoint["last"] = self.last
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The counterpart."""
+        self.last = checkpoint["last"]
+
     def on_train_start(self) -> None:
         """Start the clock of the throughput."""
         self._seen, self._since = 0, time.perf_counter()
@@ -70,13 +83,14 @@ class LanguageModelModule(ClippedModule):
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Loss of one batch; at every log_every_steps the parts of it and the speed."""
         loss, nll, learnt = self.packed(batch)
+        loss = among_ranks(loss, learnt.sum())
         self._seen += int((batch["segments"] > 0).sum())
         if (self.global_step + 1) % self.log_every_steps == 0:
             values = {name: float(value.mean()) for name, value in self._parts(batch, nll, learnt).items()}
             now = time.perf_counter()
             values["tokens_per_s"] = self._seen / (now - self._since)
             values["learning_rate"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-            self.last = {"loss": float(loss.detach()), **values}
+            self.last = {"loss": float(rank_mean(loss)), **values}
             self.log_dict(self.last, batch_size=1)
             self._seen, self._since = 0, now
         return loss
@@ -85,8 +99,19 @@ class LanguageModelModule(ClippedModule):
         """Losses of held-out sequences, each mean weighted by its number of tokens."""
         _, nll, learnt = self.packed(batch)
         for name, part in {"loss": nll, **self._parts(batch, nll, learnt)}.items():
-            if len(part):
-                self.log(f"validation_{name}", part.mean(), batch_size=len(part), on_epoch=True, on_step=False)
+            self._held_out[:, self._names.index(name)] += torch.stack([part.double().sum(), part.new_tensor(len(part))])
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the validation before."""
+        self._held_out = torch.zeros(2, len(self._names), dtype=torch.float64, device=self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        """The same means on every rank, over the sequences of all."""
+        if dist.is_initialized():
+            dist.all_reduce(self._held_out)
+        for name, (total, count) in zip(self._names, self._held_out.T.tolist(), strict=True):
+            if count:
+                self.log(f"validation_{name}", total / count)
 
     def summary(self) -> dict[str, float]:
         """train_loss and tokens_per_s (without padding and validation) as they were logged last."""

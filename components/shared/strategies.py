@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -134,6 +135,38 @@ def whole(value: Tensor) -> Tensor:
     """A tensor that may be sharded, as a whole one, detached; every rank takes part."""
     value = value.detach()
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def whole_state(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model that may be sharded, whole and on the CPU, on rank 0; {} on the others, which take part."""
+    state = {}
+    for name, value in model.state_dict().items():
+        gathered = whole(value)
+        if rank() == 0:
+            state[name] = gathered.cpu()
+    return state
+
+
+def among_ranks(mean: Tensor, count: Tensor) -> Tensor:
+    """This rank's part of a mean over the items of all ranks: the average of the parts over the ranks is that mean.
+
+    DDP and FSDP2 average gradients, so a loss taken this way has the gradient of one process on all items.
+    mean: scalar over `count` items of this rank; count: scalar, integer.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return mean
+    total = count.clone()
+    dist.all_reduce(total)
+    return mean * (count * dist.get_world_size() / total)
+
+
+def rank_mean(value: Tensor) -> Tensor:
+    """The average of a scalar over the ranks, detached."""
+    value = value.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value
 
 
 def random_state() -> dict[str, Any]:

@@ -154,7 +154,8 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning").setLevel(logging.ERROR)
     alone = ".*assuming the intent is to (save|load) in a single process.*"
-    for text in (".*does not have many workers.*", ".*val_dataloader.*", ".*litlogger.*", alone):
+    ranks = ".*when logging on epoch level in distributed setting.*"  # modules sum over the ranks themselves
+    for text in (".*does not have many workers.*", ".*val_dataloader.*", ".*litlogger.*", alone, ranks):
         warnings.filterwarnings("ignore", text)
 
 
