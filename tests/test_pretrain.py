@@ -16,12 +16,13 @@ from components.mix.stage import run as run_mix
 from components.pretrain.config import PretrainConfig
 from components.pretrain.model import load
 from components.pretrain.stage import run
+from components.shared.launcher import LauncherConfig, LauncherKind
 from components.shared.lm_config import ComputeConfig, Kept, LmShapeConfig, OptimizerConfig, OptimizerKind
 from components.shared.loader_config import LabelsConfig, Learnt, LoaderConfig, Verify
 from components.shared.loss_guard import WatchConfig
 from components.shared.places import Inputs
 from components.shared.tracking import TerminalTracker
-from components.shared.training_config import TrainerConfig
+from components.shared.training_config import StrategyKind, TrainerConfig
 from tests.speech_rows import NUM_CODES, places, write_world
 from tests.test_mix import CONFIG as MIX
 
@@ -63,9 +64,14 @@ CONFIG = PretrainConfig(
         log_every_steps=1,
         validate_every_steps=100,
         checkpoint_every_steps=5,
+        keep_last=1,
+        keep_every_steps=0,
+        resume_from="",
+        strategy=StrategyKind.auto,
     ),
     watch=WatchConfig(spike_nats=0.0, memory_steps=1, skip_steps=[]),
     num_threads=1,
+    launcher=LauncherConfig(kind=LauncherKind.in_process, num_processes=1),
 )
 
 
