@@ -16,13 +16,13 @@ from components.mix.stage import run as run_mix
 from components.pretrain.config import PretrainConfig
 from components.pretrain.model import load
 from components.pretrain.stage import run
-from components.shared.launcher import LauncherConfig, LauncherKind
 from components.shared.lm_config import ComputeConfig, Kept, LmShapeConfig, OptimizerConfig, OptimizerKind
 from components.shared.loader_config import LabelsConfig, Learnt, LoaderConfig, Verify
 from components.shared.loss_guard import WatchConfig
 from components.shared.places import Inputs
 from components.shared.tracking import TerminalTracker
 from components.shared.training_config import StrategyKind, TrainerConfig
+from tests.launchers import IN_PROCESS
 from tests.speech_rows import NUM_CODES, places, write_world
 from tests.test_mix import CONFIG as MIX
 
@@ -71,7 +71,7 @@ CONFIG = PretrainConfig(
     ),
     watch=WatchConfig(spike_nats=0.0, memory_steps=1, skip_steps=[]),
     num_threads=1,
-    launcher=LauncherConfig(kind=LauncherKind.in_process, num_processes=1),
+    launcher=IN_PROCESS,
 )
 
 
