@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from components.shared.executor import ExecutorConfig
+from components.shared.identity import FREE
 
 FILLER = "filler"
 """The source that fills what is left when every other source has a fixed size."""
@@ -79,7 +80,7 @@ class MixConfig:
     shuffle_shards: int
     """Shards of a source whose documents are shuffled together, in an order of the shards that changes every epoch, so
     that a stretch of the run reads few of them; 0: all."""
-    executor: ExecutorConfig
+    executor: ExecutorConfig = field(metadata=FREE)
     """How the token shards are spread over workers."""
 
 
