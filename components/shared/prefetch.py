@@ -64,7 +64,7 @@ class Prefetch:
                 try:
                     self.cache.fetch(entry)
                 except (OSError, ValueError):
-                    return
+                    break
 
     def _wanted(self) -> Iterator[int]:
         while True:
