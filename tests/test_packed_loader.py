@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PackedData:
 
 def read(loader: PackedLoader, count: int | None = None) -> list[dict[str, torch.Tensor]]:
     """Batches as copies; count: stop there, as a trainer that is killed."""
-    return [{k: v.clone() for k, v in batch.items()} for batch in itertools.islice(loader, count)]
+    return [{k: torch.as_tensor(v).clone() for k, v in batch.items()} for batch in itertools.islice(loader, count)]
 
 
 def same(first: list[dict[str, torch.Tensor]], second: list[dict[str, torch.Tensor]]) -> bool:

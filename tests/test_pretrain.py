@@ -1,4 +1,4 @@
-"""pretrain: the loss is right, pieces are blind to each other, a base grows unharmed, a kill costs nothing."""
+"""pretrain: the model learns and is read back, a kill costs nothing."""
 
 from __future__ import annotations
 
@@ -7,30 +7,23 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.mix.stage import run as run_mix
 from components.pretrain.config import PretrainConfig
 from components.pretrain.model import load
 from components.pretrain.stage import run
-from components.shared.linear_cross_entropy import linear_cross_entropy
-from components.shared.lm_config import LmShapeConfig, OptimizerConfig, OptimizerKind
+from components.shared.lm_config import ComputeConfig, Kept, LmShapeConfig, OptimizerConfig, OptimizerKind
 from components.shared.loader_config import LabelsConfig, Learnt, LoaderConfig, Verify
-from components.shared.packed_attention import packed as packed_attention
-from components.shared.packing import Piece, collate, pack
+from components.shared.loss_guard import WatchConfig
 from components.shared.places import Inputs
-from components.shared.speech_lm import grown_model, packed_loss, random_model
-from components.shared.tokens import Vocabulary, add_speech, train_bpe
 from components.shared.tracking import TerminalTracker
-from components.shared.training_config import TrainerConfig
+from components.shared.training_config import StrategyKind, TrainerConfig
+from tests.launchers import IN_PROCESS
 from tests.speech_rows import NUM_CODES, places, write_world
 from tests.test_mix import CONFIG as MIX
 
@@ -54,6 +47,7 @@ CONFIG = PretrainConfig(
     labels=LabelsConfig(text=Learnt.all, speech=Learnt.all, asr=Learnt.all, tts=Learnt.all, interleaved=Learnt.all),
     loader=LoaderConfig(num_workers=0, verify=Verify.hashes, cache="", cache_gb=1.0, prefetch_sequences=0),
     loss_chunk=50,
+    compute=ComputeConfig(compile=False, kept=Kept.everything),
     optimizer=OptimizerConfig(
         kind=OptimizerKind.adamw,
         peak_lr=3e-3,
@@ -71,8 +65,14 @@ CONFIG = PretrainConfig(
         log_every_steps=1,
         validate_every_steps=100,
         checkpoint_every_steps=5,
+        keep_last=1,
+        keep_every_steps=0,
+        resume_from="",
+        strategy=StrategyKind.auto,
     ),
+    watch=WatchConfig(spike_nats=0.0, memory_steps=1, skip_steps=[]),
     num_threads=1,
+    launcher=IN_PROCESS,
 )
 
 
@@ -104,79 +104,6 @@ def train(root: Path, config: PretrainConfig, tracker: Curves, name: str) -> dic
     metrics = run(config, Inputs(root / "data"), outputs, tracker)
     outputs.publish(metrics)
     return metrics
-
-
-def vocabulary_of(num_codes: int = NUM_CODES) -> Vocabulary:
-    return Vocabulary.of(add_speech(train_bpe(["a cat"], 256), num_codes), num_codes)
-
-
-def test_chunked_loss_and_gradients_equal_the_plain_ones() -> None:
-    torch.manual_seed(0)
-    hidden, weight = torch.randn(37, 16), torch.randn(50, 16)
-    labels = torch.randint(0, 45, (37,))
-    grads = []
-    for chunked in (True, False):
-        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-        if chunked:
-            loss, nll = linear_cross_entropy(h, w, labels, num_real=45, chunk=8)
-            assert nll.shape == (37,) and not nll.requires_grad
-        else:
-            loss = F.cross_entropy(h @ w[:45].t(), labels)
-        (3 * loss).backward()
-        grads.append((loss.detach(), h.grad, w.grad))
-    for ours, plain in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, plain)
-    assert not grads[0][2][45:].any()  # rows that pad the matrix learn nothing
-
-
-@pytest.mark.parametrize("explicit", [True, False])
-def test_a_packed_document_has_the_loss_that_it_has_alone(explicit: bool) -> None:
-    vocabulary = vocabulary_of()
-    model = random_model(SHAPE, vocabulary, 64, seed=1)
-    rng = np.random.default_rng(0)
-    documents = [rng.integers(0, vocabulary.size, n) for n in (7, 12, 5)]
-    batch = collate([pack([Piece(d, 0) for d in documents], 30, vocabulary.pad, False)])
-    with packed_attention(model) if explicit else nullcontext():
-        _, nll, learnt = packed_loss(model, batch, num_real=vocabulary.size, chunk=4)
-    assert int(learnt.sum()) == len(nll) == 6 + 11 + 4
-    alone = []
-    for document in documents:
-        ids = torch.tensor(document)[None]
-        logits = model(ids).logits[0, :-1, : vocabulary.size]
-        alone.append(F.cross_entropy(logits, ids[0, 1:], reduction="none"))
-    torch.testing.assert_close(nll, torch.cat(alone).detach(), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_grown_base_keeps_its_text_logits(tmp_path: Path, tied: bool) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=270,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        tie_word_embeddings=tied,
-    )
-    base = LlamaForCausalLM(config).eval()
-    base.save_pretrained(tmp_path / "base")
-    vocabulary = vocabulary_of()
-    model = grown_model(str(tmp_path / "base"), vocabulary, 256, 64, seed=3).eval()
-    assert model.get_input_embeddings().weight.shape[0] % 64 == 0
-    assert model.get_input_embeddings().weight.shape[0] >= vocabulary.size
-    ids = torch.randint(0, 256, (2, 9))
-    with torch.no_grad():
-        torch.testing.assert_close(model(ids).logits[..., :256], base(ids).logits[..., :256])
-    speech = model.get_input_embeddings().weight[vocabulary.first_audio_id : vocabulary.size]
-    assert len(torch.unique(speech, dim=0)) == NUM_CODES
-    old = base.get_input_embeddings().weight[:256]
-    assert (speech - old.mean(0)).norm(dim=1).max() < old.norm(dim=1).min()
-
-
-def test_a_base_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"pretrain\.base: '/nowhere'"):
-        grown_model("/nowhere", vocabulary_of(), 256, 64, seed=3)
 
 
 def test_the_model_learns_and_is_read_back(mixed: Path) -> None:

@@ -33,6 +33,7 @@ CONFIG = SftConfig(
     sequence_length=160,
     batch_sequences=2,
     loss_chunk=64,
+    compute=PRETRAIN.compute,
     optimizer=replace(PRETRAIN.optimizer, peak_lr=5e-3),
     trainer=replace(PRETRAIN.trainer, num_steps=0),
     num_threads=1,

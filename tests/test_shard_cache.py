@@ -261,7 +261,7 @@ def test_a_published_mix_reads_like_the_folder_over_http(tmp_path: Path, workers
         for got, wanted in zip(
             PackedLoader(data, 4, 5, False, num_workers=workers), PackedLoader(plain, 4, 5, False), strict=True
         ):
-            assert all(bool((got[name] == wanted[name]).all()) for name in wanted)
+            assert all(np.array_equal(got[name], wanted[name]) for name in wanted)
         assert data.describe([3]) == plain.describe([3])
     assert read_manifest(tmp_path / "sent").content_hash == read_manifest(folder).content_hash
     assert verify(tmp_path / "sent").storage == "external"

@@ -57,3 +57,24 @@ class OptimizerConfig:
     """AdamW's decay of the mean of the gradient."""
     beta2: float
     """AdamW's decay of the mean of its square."""
+
+
+class Kept(Enum):
+    """What of a layer's forward pass is held for the backward pass; the rest is computed again."""
+
+    everything = "everything"
+    """Nothing is computed again."""
+    products = "products"
+    """Results of matrix products and of attention: about half of the memory for a few percent of the time."""
+    inputs = "inputs"
+    """A layer's input alone: the least memory, for a third more computation."""
+
+
+@dataclass(kw_only=True)
+class ComputeConfig:
+    """How a step is computed; what it computes is the same with every choice, but for rounding."""
+
+    compile: bool
+    """torch.compile of the decoder layers."""
+    kept: Kept
+    """What of a layer is held for the backward pass: everything, products or inputs."""

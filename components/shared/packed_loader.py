@@ -29,7 +29,7 @@ class PackedLoader:
     """Batches of a split; the whole state is the number of the next batch in the schedule.
 
     Rank r of R reads the r-th part of every global batch, so the order of the data is the same on any number of ranks.
-    A batch is a dict of (B, T) int64 tensors (see packing.pack) and `number`, () int64: its number in the schedule.
+    A batch is a dict of (B, T) int64 tensors (see packing.pack) and `number`, an int: its number in the schedule.
     """
 
     data: PackedData
@@ -62,7 +62,7 @@ class PackedLoader:
         passed = sum(max(0, min(size, self.num_batches - step * size)) for step in self.skipped if step >= 0)
         return self.num_batches - passed
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         """The batches that are left; all of them when none is: a trainer stops at the last without asking for more.
 
         Raises ValueError and ConnectionError as PackedData.batch, BrokenProcessPool when a worker was killed.
@@ -87,7 +87,7 @@ class PackedLoader:
                     raise batch
                 self.position = number + 1
                 prefetch.reach(self.position)
-                yield {**dict(zip(FIELDS, batch, strict=True)), "number": torch.tensor(number)}
+                yield {**dict(zip(FIELDS, batch, strict=True)), "number": number}
         finally:
             prefetch.end()
 

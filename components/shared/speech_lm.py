@@ -1,4 +1,4 @@
-"""Speech-text language models on disk and in memory: random start, growth of a text LM, packed forward pass.
+"""Speech-text language models on disk and in memory: random start, growth of a text LM.
 
 A model folder is a stock causal LM of Hugging Face (config.json, safetensors, tokenizer) with speech.json beside it:
 num_codes, vocabulary_size. Rows of the embedding past vocabulary_size only pad the matrix and are never a token.
@@ -14,10 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from components.shared.formats import Formats
-from components.shared.linear_cross_entropy import linear_cross_entropy
 from components.shared.lm_config import LmShapeConfig
 from components.shared.manifest import read_json, write_json
-from components.shared.packing import IGNORED, attention_mask
 from components.shared.tokens import Vocabulary, load_tokenizer
 
 SPEECH_FILE = "speech.json"
@@ -98,11 +96,22 @@ def grown_model(base: str, vocabulary: Vocabulary, num_base_tokens: int, pad_to:
     return model
 
 
-def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> None:
-    """Write a folder that transformers and SGLang load. Nothing is written through pickle."""
+def save_model(
+    folder: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    vocabulary: Vocabulary,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a folder that transformers and SGLang load. Nothing is written through pickle.
+
+    state: the model's tensors when they are not whole in the model itself; {} writes nothing, for a rank without them.
+    """
+    if state == {}:
+        return
     model.generation_config.eos_token_id = vocabulary.end_of_text
     model.generation_config.pad_token_id = vocabulary.pad
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
     write_json(folder / SPEECH_FILE, {"num_codes": vocabulary.num_codes, "vocabulary_size": vocabulary.size})
 
@@ -130,31 +139,6 @@ def load_model(folder: Path | str) -> SpeechTextLM:
     if rows < formats.vocabulary.size:
         raise ValueError(f"{folder}: the embedding has {rows} rows, but the tokenizer {formats.vocabulary.size} ids")
     return SpeechTextLM(folder, model, formats.tokenizer, formats.vocabulary)
-
-
-def packed_loss(
-    model: Any, batch: dict[str, torch.Tensor], *, num_real: int, chunk: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Next-token loss of a packed batch (see packing.pack), every piece blind to the others.
-
-    Returns the mean over the labels, each label's loss without gradient, in nats, and where the labels stand: scalar,
-    (N,), (B, T) bool. num_real: ids of the vocabulary; chunk: tokens whose logits are held at a time.
-    """
-    hidden = model.get_decoder()(
-        input_ids=batch["token_ids"],
-        attention_mask=attention_mask(batch["segments"]),
-        position_ids=batch["positions"],
-        use_cache=False,
-    ).last_hidden_state
-    learnt = batch["labels"] != IGNORED
-    head = model.get_output_embeddings().weight
-    product_type = (
-        torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
-    )
-    chosen = hidden[learnt].to(product_type)
-    with torch.autocast(hidden.device.type, enabled=False):
-        loss, nll = linear_cross_entropy(chosen, head, batch["labels"][learnt], num_real=num_real, chunk=chunk)
-    return loss, nll, learnt
 
 
 def _padded(size: int, multiple: int) -> int:
