@@ -123,9 +123,10 @@ def run_stage(
     for path in (outputs.root, outputs.work):
         path.mkdir(parents=True, exist_ok=True)
     outputs.discard()
+    watched = attached(stage, section, outputs.work, item)
     resume = Resume.of(outputs.work, root / "data", stage, settings)
     inputs = Inputs(root / "data", remember=resume.remember)
-    curves = Curves(outputs.work, resumed=attached(stage, section, root / "data", outputs) or resume.begin())
+    curves = Curves(outputs.work, resumed=watched or resume.begin())
     spool = open_run(stage, item, {"scale": config.scale, "seed": config.seed, stage: settings}, root)
     spool.watch_machine()
     tracker = SpoolTracker(spool, curves)

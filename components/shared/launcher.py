@@ -20,15 +20,17 @@ from typing import Any
 
 from components.entry import TRANSIENT, StageError
 from components.shared import ranks, slurm
+from components.shared.fingerprint import fingerprint
 from components.shared.launcher_config import LauncherConfig, LauncherKind, SlurmConfig
 from components.shared.manifest import hash_of, read_json, remove, write_json
 from components.shared.places import Inputs, Outputs
-from components.shared.resume import Resume
 from components.shared.tracking import SpoolTracker
 
 __all__ = ["LauncherConfig", "LauncherKind", "SlurmConfig", "attached", "launch"]
 
 PREFIX = "ranks-"
+SPREADING = ("executor", "launcher")
+"""Settings that a run may change while its ranks work."""
 SETTLE_S = 30.0
 """How long a shared disk may take to show what another machine has written."""
 JOIN_S = 3600
@@ -46,7 +48,7 @@ def launch(
     if launcher is None or launcher.kind is LauncherKind.in_process:
         return importlib.import_module(f"components.{stage}.stage").run(section, inputs, outputs, tracker)
     _check(stage, launcher)
-    folder = _folder(stage, section, inputs.data, outputs)
+    folder = _folder(stage, section, outputs.work, outputs.item)
     if launcher.kind is LauncherKind.slurm:
         return _through_slurm(stage, launcher, folder, overrides, inputs, outputs, tracker)
     try:
@@ -58,22 +60,23 @@ def launch(
         remove(folder)
 
 
-def attached(stage: str, section: Any, data: Path, outputs: Outputs) -> bool:
+def attached(stage: str, section: Any, work: Path, item: str) -> bool:
     """Whether a Slurm job of this very run is under way or has left its result: checkpoints and curves are its own.
 
+    work: the stage's folder in .work. Asked before anything in it is touched.
     Raises ValueError when a job of other settings or code works in the same folder.
     """
     launcher: LauncherConfig | None = getattr(section, "launcher", None)
     own = None
     if launcher is not None and launcher.kind is LauncherKind.slurm:
         _check(stage, launcher)
-        own = _folder(stage, section, data, outputs)
-    for folder in outputs.work.glob(f"{PREFIX}*"):
+        own = _folder(stage, section, work, item)
+    for folder in work.resolve().glob(f"{PREFIX}*"):
         if (folder / slurm.SCRIPT).is_file() and folder != own:
             number = slurm.find(_name(stage, folder))
             if number is not None:
                 raise ValueError(
-                    f"{outputs.work}: Slurm job {number} of other settings, code or launcher works here; wait until it "
+                    f"{work}: Slurm job {number} of other settings, code or launcher works here; wait until it "
                     f"has ended, or end it with `scancel {number}`"
                 )
     return own is not None and _job(stage, own) is not None
@@ -85,13 +88,16 @@ def _check(stage: str, launcher: LauncherConfig) -> None:
             raise ValueError(f"{stage}.launcher.{name}: got {getattr(launcher, name)}, wanted at least 1")
 
 
-def _folder(stage: str, section: Any, data: Path, outputs: Outputs) -> Path:
-    """The ranks' folder, named by the work: the place, the item, the settings and the code."""
+def _folder(stage: str, section: Any, work: Path, item: str) -> Path:
+    """The ranks' folder, named by the work: the place, the item, the settings and the code.
+
+    Inputs are not part of the name: what rank 0 has read is compared when its result is taken over.
+    """
     from components.config import as_dict
 
-    begun = Resume.of(outputs.work, data, stage, as_dict(section)).begun
-    key = hash_of([stage, outputs.item, str(outputs.work.resolve()), begun])[:12]
-    return outputs.work.resolve() / f"{PREFIX}{key}"
+    settings = {name: value for name, value in as_dict(section).items() if name not in SPREADING}
+    key = hash_of([stage, item, str(work.resolve()), settings, fingerprint(stage)])[:12]
+    return work.resolve() / f"{PREFIX}{key}"
 
 
 def _name(stage: str, folder: Path) -> str:
@@ -229,8 +235,7 @@ def describe(stage: str, overrides: list[str], item: str, root: Path) -> str:
     if launcher is None or launcher.kind is LauncherKind.in_process:
         return f"{stage} runs in the process that starts it\n"
     _check(stage, launcher)
-    place = root / ".work" / stage / item
-    folder = _folder(stage, section, root / "data", Outputs(root=place, work=place, item=item))
+    folder = _folder(stage, section, root / ".work" / stage / item, item)
     if launcher.kind is LauncherKind.torchrun:
         return " ".join(_torchrun(folder, launcher)) + "\n"
     path = folder / slurm.SCRIPT
