@@ -4,7 +4,8 @@
 
 A stage's code is every file of its room and, transitively, every `components` module that those import, also inside
 functions. Comments, docstrings and layout do not count. How a run is watched and started (tracking, gates, entry,
-launcher, the schema of the whole configuration) does not count either: it cannot change what a stage writes.
+launcher, the schema of the whole configuration) does not count either, nor do plans of what a run costs: they cannot
+change what a stage writes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ GATES = "checks"
 LEFT_OUT = {
     "components.config",
     "components.entry",
+    "components.pretrain.footprint",
+    "components.pretrain.plan",
     "components.shared.checks",
     "components.shared.curves",
     "components.shared.delivery",
@@ -35,6 +38,7 @@ LEFT_OUT = {
     "components.shared.slurm",
     "components.shared.spool",
     "components.shared.tracking",
+    "components.synthesize.plan",
 }
 
 
@@ -55,7 +59,8 @@ def fingerprint(stage: str) -> str:
     if stage == GATES:
         start = {"components.shared.checks": CODE / "shared" / "checks.py"}
     elif (CODE / stage / "config.py").is_file():
-        start = {_name(path): path for path in sorted((CODE / stage).rglob("*.py")) if path.name != "__main__.py"}
+        files = {_name(path): path for path in sorted((CODE / stage).rglob("*.py")) if path.name != "__main__.py"}
+        start = {name: path for name, path in files.items() if name not in LEFT_OUT}
     else:
         raise ValueError(f"fingerprint: got {stage!r}, wanted one of {', '.join([*rooms(), GATES])}")
     modules = _closure(start)
