@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from components.shared.contracts import Utterance
-from components.shared.training_config import TrainerConfig
+from components.shared.training_config import StrategyKind, TrainerConfig
 from components.speech_tokenizer.config import (
     AugmentConfig,
     FeatureNormalization,
@@ -70,6 +70,10 @@ SMALL = SpeechTokenizerConfig(
         log_every_steps=1,
         validate_every_steps=5,
         checkpoint_every_steps=4,
+        keep_last=1,
+        keep_every_steps=0,
+        resume_from="",
+        strategy=StrategyKind.auto,
     ),
     launcher=IN_PROCESS,
 )

@@ -42,7 +42,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from components.shared.manifest import seal
 from components.shared.training import fit
-from components.shared.training_config import TrainerConfig
+from components.shared.training_config import StrategyKind, TrainerConfig
 
 
 class Line(lightning.LightningModule):
@@ -68,9 +68,10 @@ def run(config, inputs, outputs, tracker):
     torch.manual_seed(config.seed)
     data = DataLoader(TensorDataset(torch.linspace(-1, 1, 64)), batch_size=8)
     settings = TrainerConfig(num_steps=20, precision="32-true", gradient_clip=0.0, accumulate_batches=1,
-                             log_every_steps=5, validate_every_steps=20, checkpoint_every_steps=100)
+                             log_every_steps=5, validate_every_steps=20, checkpoint_every_steps=100,
+                             keep_last=1, keep_every_steps=0, resume_from="", strategy=StrategyKind.ddp)
     module = Line()
-    fit(module, data, None, settings, tracker=tracker, work=outputs.work, what="line")
+    fit(module, data, None, settings, tracker=tracker, checkpoints=outputs.checkpoints, what="line")
     size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     folder = outputs.folder("tokens")
     (folder / "weight.txt").write_text(f"{float(module.weight):.4f} by rank {rank}")

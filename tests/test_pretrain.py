@@ -21,7 +21,8 @@ from components.shared.loader_config import LabelsConfig, Learnt, LoaderConfig, 
 from components.shared.loss_guard import WatchConfig
 from components.shared.places import Inputs
 from components.shared.tracking import TerminalTracker
-from components.shared.training_config import TrainerConfig
+from components.shared.training_config import StrategyKind, TrainerConfig
+from tests.launchers import IN_PROCESS
 from tests.speech_rows import NUM_CODES, places, write_world
 from tests.test_mix import CONFIG as MIX
 
@@ -63,9 +64,14 @@ CONFIG = PretrainConfig(
         log_every_steps=1,
         validate_every_steps=100,
         checkpoint_every_steps=5,
+        keep_last=1,
+        keep_every_steps=0,
+        resume_from="",
+        strategy=StrategyKind.auto,
     ),
     watch=WatchConfig(spike_nats=0.0, memory_steps=1, skip_steps=[]),
     num_threads=1,
+    launcher=IN_PROCESS,
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from components.pretrain.config import PretrainConfig
 from components.shared.lm_config import Kept, LmShapeConfig, OptimizerKind
 from components.shared.rates import Rates
+from components.shared.training_config import StrategyKind
 
 BASES = {
     "zai-org/GLM-4-9B-0414": ("glm4", 151552),
@@ -94,8 +95,7 @@ def footprint(config: PretrainConfig, model: Any, num_tokens: int, ranks: int, r
     first = model.get_decoder().layers[0]
     layer = sum(p.numel() for p in first.parameters())
     outer = parameters - lm.num_hidden_layers * layer
-    strategy = getattr(config.trainer, "strategy", None)
-    sharded = ranks > 1 and getattr(strategy, "value", "fsdp2") == "fsdp2"
+    sharded = ranks > 1 and config.trainer.strategy is StrategyKind.fsdp2
     compute = 4 if config.trainer.precision == "32-true" else 2
     residual = 4 if width == 4 and not sharded else compute  # autocast adds in float32, FSDP2 in what it gathers
     numbers = 4 if config.optimizer.kind is OptimizerKind.adamw else 3  # weight, gradient, mean, mean of squares

@@ -154,7 +154,7 @@ def checkpoints(settings: PretrainConfig, run: Run, cost: Arithmetic, cluster: C
     numbers = 3 if settings.optimizer.kind is OptimizerKind.adamw else 2
     bytes_ = float(cost.parameters * BYTES[settings.trainer.precision] * numbers)
     trainer = settings.trainer
-    last, every = getattr(trainer, "keep_last", 1), getattr(trainer, "keep_every_steps", 0)
+    last, every = trainer.keep_last, trainer.keep_every_steps
     step_s = cost.days * 86400 / run.steps
     every_s = trainer.checkpoint_every_steps * step_s
     pause = bytes_ / cluster.gpus / rates.of("pretrain", "copy_bytes_per_gpu_s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -20,10 +21,12 @@ from components.shared.packed_loader import PackedLoader, cache_of
 from components.shared.packing import LabelRule
 from components.shared.places import Inputs, Outputs
 from components.shared.shard_check import check_shards
-from components.shared.speech_lm import SpeechTextLM, grown_model, random_model, save_model
+from components.shared.speech_lm import SpeechTextLM, grown_model, load_model, random_model, save_model
+from components.shared.strategies import num_ranks, rank, whole_state
 from components.shared.tokens import Vocabulary, load_tokenizer
 from components.shared.tracking import Tracker
 from components.shared.training import fit
+from components.shared.training_config import StrategyKind
 
 
 def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -> dict[str, float]:
@@ -78,26 +81,31 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
     )
     batches = num_steps * trainer.accumulate_batches
     held_out = math.ceil(len(validation) / config.batch_sequences)
+    loader = partial(
+        PackedLoader,
+        batch_size=config.batch_sequences,
+        attend_across=config.attend_across,
+        rank=rank(),
+        world_size=num_ranks(),
+    )
     torch.set_num_threads(config.num_threads)
     started = time.perf_counter()
     with packed(model):
         metrics = fit(
             module,
-            PackedLoader(
+            loader(
                 train,
-                config.batch_sequences,
-                batches,
-                config.attend_across,
+                num_batches=batches,
                 labels=LabelRule.of(config.labels, train.sources, vocabulary),
                 accumulate_batches=trainer.accumulate_batches,
                 skipped=skipped,
                 num_workers=config.loader.num_workers,
                 prefetch_sequences=config.loader.prefetch_sequences,
             ),
-            PackedLoader(validation, config.batch_sequences, held_out, config.attend_across) if held_out else None,
+            loader(validation, num_batches=held_out) if held_out else None,
             trainer,
             tracker=tracker,
-            work=outputs.work,
+            checkpoints=outputs.checkpoints,
             what="pretrain",
         )
     metrics |= module.summary() | {
@@ -106,10 +114,13 @@ def run(config: PretrainConfig, inputs: Inputs, outputs: Outputs, tracker: Track
         "seconds": time.perf_counter() - started,
     }
     folder = outputs.folder("model")
-    save_model(folder, model, tokenizer, vocabulary)
-    seal(folder)
-    tracker.log_model(folder, "pretrain")
-    continue_samples(SpeechTextLM(folder, model, tokenizer, vocabulary), validation, tracker)
+    save_model(folder, model, tokenizer, vocabulary, whole_state(model))
+    if rank() == 0:
+        seal(folder)
+        tracker.log_model(folder, "pretrain")
+        sharded = trainer.strategy is StrategyKind.fsdp2 and num_ranks() > 1
+        lm = load_model(folder) if sharded else SpeechTextLM(folder, model, tokenizer, vocabulary)
+        continue_samples(lm, validation, tracker)
     outputs.write_stats(shards=[metrics], rows=[])
     return metrics
 

@@ -3,9 +3,9 @@
     python -m components.shared.fingerprint [STAGE ...]      writes data/fingerprint/<stage>.txt
 
 A stage's code is every file of its room and, transitively, every `components` module that those import, also inside
-functions. Comments, docstrings and layout do not count. How a run is watched and started (tracking, gates, entry,
-launcher, the schema of the whole configuration) does not count either, nor do plans of what a run costs: they cannot
-change what a stage writes.
+functions. Comments, docstrings and layout do not count. How a run is watched, started and resumed (tracking, gates,
+entry, launcher, checkpoints, the schema of the whole configuration) does not count either, nor do plans of what a run
+costs: they cannot change what a stage writes.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ LEFT_OUT = {
     "components.entry",
     "components.pretrain.footprint",
     "components.pretrain.plan",
+    "components.shared.checkpoints",
     "components.shared.checks",
     "components.shared.curves",
     "components.shared.delivery",
     "components.shared.fingerprint",
+    "components.shared.identity",
     "components.shared.launcher",
     "components.shared.launcher_config",
     "components.shared.mlflow_store",

@@ -20,17 +20,15 @@ from typing import Any
 
 from components.entry import TRANSIENT, StageError
 from components.shared import ranks, slurm
-from components.shared.fingerprint import fingerprint
 from components.shared.launcher_config import LauncherConfig, LauncherKind, SlurmConfig
 from components.shared.manifest import hash_of, read_json, remove, write_json
 from components.shared.places import Inputs, Outputs
+from components.shared.resume import run_name
 from components.shared.tracking import SpoolTracker
 
 __all__ = ["LauncherConfig", "LauncherKind", "SlurmConfig", "attached", "launch"]
 
 PREFIX = "ranks-"
-SPREADING = ("executor", "launcher")
-"""Settings that a run may change while its ranks work."""
 SETTLE_S = 30.0
 """How long a shared disk may take to show what another machine has written."""
 JOIN_S = 3600
@@ -93,10 +91,7 @@ def _folder(stage: str, section: Any, work: Path, item: str) -> Path:
 
     Inputs are not part of the name: what rank 0 has read is compared when its result is taken over.
     """
-    from components.config import as_dict
-
-    settings = {name: value for name, value in as_dict(section).items() if name not in SPREADING}
-    key = hash_of([stage, item, str(work.resolve()), settings, fingerprint(stage)])[:12]
+    key = hash_of([stage, item, str(work.resolve()), run_name(stage, section)])[:12]
     return work.resolve() / f"{PREFIX}{key}"
 
 

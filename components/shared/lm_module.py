@@ -14,6 +14,7 @@ from components.shared.flops import TokenCost, peak_flops
 from components.shared.lm_config import ComputeConfig, OptimizerConfig
 from components.shared.loss_guard import LossGuard
 from components.shared.loss_sums import LossSums
+from components.shared.strategies import among_ranks
 from components.shared.throughput import Throughput
 from components.shared.tokens import Vocabulary
 
@@ -81,10 +82,7 @@ class LanguageModelModule(CausalLMModule):
             sums.add(batch, nll, learnt)
         self._throughput.add(batch)
         self._batches.append(int(batch["number"]))
-        if self.trainer.world_size == 1:
-            return loss
-        own = learnt.sum().float()
-        return loss * own * self.trainer.world_size / self._over_ranks(own)
+        return among_ranks(loss, learnt.sum())
 
     def configure_gradient_clipping(
         self,
@@ -100,10 +98,8 @@ class LanguageModelModule(CausalLMModule):
             if (reason := self.guard.look(loss, norm)) and self.on_spike is not None:
                 self.on_spike(Spike(batches=batches, loss=loss, gradient_norm=norm, reason=reason))
         if (self.global_step + 1) % self.log_every_steps == 0:
-            self.last = self._sums.means(self._over_ranks) | self._throughput.take(
-                self._over_ranks, self.trainer.world_size
-            )
-            self.last["learning_rate"] = float(optimizer.param_groups[0]["lr"])
+            self.last = self._sums.means(self._over_ranks) | {"learning_rate": float(optimizer.param_groups[0]["lr"])}
+            self.last |= self._throughput.take(self._over_ranks, self.trainer.world_size)
             self.log_dict(self.last, batch_size=1)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -121,20 +117,20 @@ class LanguageModelModule(CausalLMModule):
 
     def summary(self) -> dict[str, float]:
         """train_loss, tokens_per_s (without padding and validation) and mfu as they were logged last."""
-        return (
-            {"train_loss": self.last["loss"]} | {n: self.last[n] for n in ("tokens_per_s", "mfu")} if self.last else {}
-        )
+        names = {"train_loss": "loss", "tokens_per_s": "tokens_per_s", "mfu": "mfu"}
+        return {name: self.last[logged] for name, logged in names.items()} if self.last else {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What the curves and the guard remember, so that a run that goes on draws and judges the same."""
         first = self.trainer.global_rank == 0
-        checkpoint["watch"] = {"sums": self._sums.gather(self._over_ranks, first)}
+        checkpoint["watch"] = {"sums": self._sums.gather(self._over_ranks, first), "last": self.last}
         if self.guard is not None:
             checkpoint["watch"]["guard"] = self.guard.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The counterpart; rank 0 alone takes over the sums."""
         state = checkpoint["watch"]
+        self.last = state["last"]
         if self.trainer.global_rank == 0:
             self._sums.restore(state["sums"])
         if self.guard is not None and "guard" in state:

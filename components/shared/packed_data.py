@@ -77,7 +77,7 @@ class PackedData:
 
     @cached_property
     def _maps(self) -> ShardMaps:
-        return ShardMaps(self._open, self.cache.share_bytes if self.cache else 0)
+        return ShardMaps(self.cache.share_bytes if self.cache else 0)
 
     @cached_property
     def _pieces(self) -> np.ndarray:
@@ -111,7 +111,7 @@ class PackedData:
     def tokens(self, record: np.void) -> np.ndarray:
         """The token ids of one record of the schedule: (length,), uint32."""
         source, shard, document, start, length = record.item()
-        found = self._maps.get(self._shard_name(source, shard))
+        found = self._maps.get(self._shard_name(source, shard), self._open)
         first, stop = found.place(document, start, length)
         return found.tokens[first:stop]
 
@@ -143,7 +143,7 @@ class PackedData:
 
     def _places(self, records: np.ndarray) -> Iterator[tuple[np.ndarray, int, int]]:
         for source, shard, document, start, length in records.tolist():
-            held = self._maps.get(self._shard_name(source, shard))
+            held = self._maps.get(self._shard_name(source, shard), self._open)
             yield held.tokens, *held.place(document, start, length)
 
     def _unfit(self, number: int, records: np.ndarray) -> str:

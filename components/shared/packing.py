@@ -42,27 +42,53 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
     lengths: (documents,), 1..capacity. Equal lengths keep their order, so the result depends on nothing else.
     Raises ValueError when a document is longer than the capacity.
     """
+    order, ends = best_fit_bins(lengths, capacity)
+    return [one.tolist() for one in np.split(order, ends[:-1])] if len(ends) else []
+
+
+def best_fit_bins(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same bins in a row: (documents,), document numbers bin after bin, and (bins,), where each bin ends; int64.
+
+    Documents of one length go into a bin until no more fit, and into all bins of one room at a time: the outcome is
+    that of one document after the other, at a cost of pairs (length, room), not of documents.
+    Raises ValueError when a document is longer than the capacity.
+    """
     if len(lengths) and int(lengths.max()) > capacity:
         raise ValueError(f"packing: a document of {int(lengths.max())} tokens, wanted at most {capacity}")
-    bins: list[list[int]] = []
+    longest_first = np.argsort(-lengths.astype(np.int64), kind="stable")
+    values, counts = np.unique(lengths, return_counts=True)
+    bin_of: list[int] = []  # of the documents, longest first
     with_room: dict[int, list[int]] = {}
     occupied = 0  # bit r is set when some bin has r tokens left
-    for number in np.argsort(-lengths.astype(np.int64), kind="stable"):
-        length = int(lengths[number])
-        fitting = occupied >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            place = with_room[room].pop()
-            if not with_room[room]:
-                occupied &= ~(1 << room)
-        else:
-            room, place = capacity, len(bins)
-            bins.append([])
-        bins[place].append(int(number))
-        if room > length:
-            with_room.setdefault(room - length, []).append(place)
-            occupied |= 1 << (room - length)
-    return bins
+    num_bins = 0
+    for length, left in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        while left:
+            fitting = occupied >> length
+            if fitting:
+                room = length + (fitting & -fitting).bit_length() - 1
+                bins = with_room[room]
+                each = room // length  # of these documents fill one such bin
+                used = min(len(bins), -(-left // each))
+                chosen = bins[: -used - 1 : -1]
+                del bins[-used:]
+                if not bins:
+                    occupied &= ~(1 << room)
+            else:
+                room, each = capacity, capacity // length
+                used = -(-left // each)
+                chosen = list(range(num_bins, num_bins + used))
+                num_bins += used
+            in_last = min(left - (used - 1) * each, each)
+            bin_of += chosen if each == 1 else [place for place in chosen for _ in range(each)][:left]
+            left -= (used - 1) * each + in_last
+            last = room - in_last * length
+            for rest, places in ((room - each * length, chosen[:-1]), (last, chosen[-1:])):
+                if rest and places:
+                    with_room.setdefault(rest, []).extend(places)
+                    occupied |= 1 << rest
+    bins_in_order = np.array(bin_of, np.int64)
+    order = longest_first[np.argsort(bins_in_order, kind="stable")]
+    return order, np.cumsum(np.bincount(bins_in_order, minlength=num_bins))
 
 
 def pack(pieces: Sequence[Piece], num_tokens: int, pad_id: int, attend_across: bool) -> dict[str, np.ndarray]:

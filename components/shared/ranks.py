@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def prepare(folder: Path, stage: str, overrides: list[str], inputs: Inputs, outp
         "root": str(Path.cwd()),
         "data": str(inputs.data.resolve()),
         "work": str(outputs.work.resolve()),
+        "checkpoints": str(outputs.checkpoints.resolve()),
         "item": outputs.item,
     }
     write_json(folder / SPEC, spec)
@@ -75,7 +77,7 @@ def collect(folder: Path, inputs: Inputs, outputs: Outputs, tracker: SpoolTracke
         target = outputs.partial / name
         target.parent.mkdir(parents=True, exist_ok=True)
         remove(target)
-        shutil.move(_places(folder, 0, outputs.work, outputs.item).partial / name, target)
+        shutil.move(_places(folder, 0, outputs.work, outputs.checkpoints, outputs.item).partial / name, target)
     outputs.made[:] = result["made"]
     inputs.read.update(result["read"])
     tracker.models.update(result["models"])
@@ -83,19 +85,19 @@ def collect(folder: Path, inputs: Inputs, outputs: Outputs, tracker: SpoolTracke
     return result["metrics"]
 
 
-def _places(folder: Path, rank: int, work: Path, item: str) -> Outputs:
+def _places(folder: Path, rank: int, work: Path, checkpoints: Path, item: str) -> Outputs:
     """Where a rank writes: below the folder, so that nobody's end takes it away; only rank 0's is looked at."""
-    return Outputs(root=folder / MADE, work=work, item=item, token=f"rank-{rank}")
+    return Outputs(root=folder / MADE, work=work, checkpoints=checkpoints, item=item, token=f"rank-{rank}")
 
 
 class _WatchedTracker(SpoolTracker):
     """Rank 0's tracker: records go to the run that watches now, since who takes up a job again has a run of its own."""
 
-    def __init__(self, folder: Path, uri: str, work: Path) -> None:
+    def __init__(self, folder: Path, uri: str, checkpoints: Path) -> None:
         from components.shared.curves import Curves
 
         self.pointer = folder / SPOOL
-        super().__init__(Spool(Path(read_json(self.pointer)["folder"]), uri), Curves(work, resumed=True))
+        super().__init__(Spool(Path(read_json(self.pointer)["folder"]), uri), Curves(checkpoints, resumed=True))
 
     def _follow(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # a shared disk that hesitates: the run before is good enough
@@ -114,18 +116,17 @@ class _WatchedTracker(SpoolTracker):
 
 def run_rank(folder: Path) -> None:
     """One rank: run the stage and, on rank 0, leave its result."""
-    from components.config import as_dict, load_config
-    from components.shared.resume import Resume
+    from components.config import load_config
+    from components.shared.resume import remember
 
     spec = read_json(folder / SPEC)
     rank = int(os.environ["RANK"])
-    root, work = Path(spec["root"]), Path(spec["work"])
-    outputs = _places(folder, rank, work, spec["item"])
-    tracker: Tracker = _WatchedTracker(folder, store_uri(root), work) if rank == 0 else SilentTracker()
+    root, work, checkpoints = Path(spec["root"]), Path(spec["work"]), Path(spec["checkpoints"])
+    outputs = _places(folder, rank, work, checkpoints, spec["item"])
+    tracker: Tracker = _WatchedTracker(folder, store_uri(root), checkpoints) if rank == 0 else SilentTracker()
     try:
         section: Any = getattr(load_config(spec["overrides"], root), spec["stage"])
-        resume = Resume.of(work, Path(spec["data"]), spec["stage"], as_dict(section))
-        inputs = Inputs(resume.data, remember=resume.remember if rank == 0 else None)
+        inputs = Inputs(Path(spec["data"]), remember=partial(remember, checkpoints) if rank == 0 else None)
         metrics = importlib.import_module(f"components.{spec['stage']}.stage").run(section, inputs, outputs, tracker)
     except BaseException as error:
         kind, line = classify(error)

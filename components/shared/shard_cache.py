@@ -107,7 +107,8 @@ class ShardCache:
                         raise
                     time.sleep(wait_s)
             os.fsync(stream.fileno())
-            os.replace(part, path)
+            with self._locked("room"):  # who counts what is there sees it under exactly one name
+                os.replace(part, path)
             self.fetched_bytes += entry.size
         finally:
             part.unlink(missing_ok=True)

@@ -44,23 +44,22 @@ class Shard:
 class ShardMaps:
     """The shards that were read last."""
 
-    def __init__(self, open_file: Callable[[str], BinaryIO], max_bytes: int = 0) -> None:
-        """open_file: opens a file of the folder by name; max_bytes: most that may be mapped, 0: any."""
-        self._open = open_file
+    def __init__(self, max_bytes: int = 0) -> None:
+        """max_bytes: most that may be mapped, 0: any."""
         self._max_bytes = max_bytes
         self._shards: OrderedDict[str, Shard] = OrderedDict()
         self._bytes = 0
 
-    def get(self, name: str) -> Shard:
-        """The shard whose files are <name>.bin and <name>.offsets."""
+    def get(self, name: str, open_file: Callable[[str], BinaryIO]) -> Shard:
+        """The shard whose files are <name>.bin and <name>.offsets; open_file: opens a file by its name."""
         shard = self._shards.get(name)
         if shard is not None:
             self._shards.move_to_end(name)
             return shard
         while len(self._shards) >= MAX_OPEN:
             self._close()
-        tokens, region = mapped(self._open(f"{name}.bin"), "<u4")
-        offsets, _ = mapped(self._open(f"{name}.offsets"), "<u8")
+        tokens, region = mapped(open_file(f"{name}.bin"), "<u4")
+        offsets, _ = mapped(open_file(f"{name}.offsets"), "<u8")
         self._bytes += tokens.nbytes + offsets.nbytes
         while self._max_bytes and self._bytes > self._max_bytes and self._shards:
             self._close()
