@@ -4,8 +4,8 @@
 
 A stage's code is every file of its room and, transitively, every `components` module that those import, also inside
 functions. Comments, docstrings and layout do not count. How a run is watched, started and resumed (tracking, gates,
-entry, launcher, checkpoints, the schema of the whole configuration) does not count either: it cannot change what a
-stage writes.
+entry, launcher, checkpoints, the schema of the whole configuration) does not count either, nor do plans of what a run
+costs: they cannot change what a stage writes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ GATES = "checks"
 LEFT_OUT = {
     "components.config",
     "components.entry",
+    "components.pretrain.footprint",
+    "components.pretrain.plan",
     "components.shared.checkpoints",
     "components.shared.checks",
     "components.shared.curves",
@@ -38,6 +40,7 @@ LEFT_OUT = {
     "components.shared.slurm",
     "components.shared.spool",
     "components.shared.tracking",
+    "components.synthesize.plan",
 }
 
 
@@ -58,7 +61,8 @@ def fingerprint(stage: str) -> str:
     if stage == GATES:
         start = {"components.shared.checks": CODE / "shared" / "checks.py"}
     elif (CODE / stage / "config.py").is_file():
-        start = {_name(path): path for path in sorted((CODE / stage).rglob("*.py")) if path.name != "__main__.py"}
+        files = {_name(path): path for path in sorted((CODE / stage).rglob("*.py")) if path.name != "__main__.py"}
+        start = {name: path for name, path in files.items() if name not in LEFT_OUT}
     else:
         raise ValueError(f"fingerprint: got {stage!r}, wanted one of {', '.join([*rooms(), GATES])}")
     modules = _closure(start)

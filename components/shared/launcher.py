@@ -61,6 +61,7 @@ def launch(
 def attached(stage: str, section: Any, work: Path, item: str) -> bool:
     """Whether a Slurm job of this very run is under way or has left its result: checkpoints and curves are its own.
 
+    work: the stage's folder in .work. Asked before anything in it is touched.
     Raises ValueError when a job of other settings or code works in the same folder.
     """
     launcher: LauncherConfig | None = getattr(section, "launcher", None)
@@ -86,7 +87,10 @@ def _check(stage: str, launcher: LauncherConfig) -> None:
 
 
 def _folder(stage: str, section: Any, work: Path, item: str) -> Path:
-    """The ranks' folder, named by the work: the place, the item, the settings and the code."""
+    """The ranks' folder, named by the work: the place, the item, the settings and the code.
+
+    Inputs are not part of the name: what rank 0 has read is compared when its result is taken over.
+    """
     key = hash_of([stage, item, str(work.resolve()), run_name(stage, section)])[:12]
     return work.resolve() / f"{PREFIX}{key}"
 
@@ -226,8 +230,7 @@ def describe(stage: str, overrides: list[str], item: str, root: Path) -> str:
     if launcher is None or launcher.kind is LauncherKind.in_process:
         return f"{stage} runs in the process that starts it\n"
     _check(stage, launcher)
-    place = root / ".work" / stage / item
-    folder = _folder(stage, section, place, item)
+    folder = _folder(stage, section, root / ".work" / stage / item, item)
     if launcher.kind is LauncherKind.torchrun:
         return " ".join(_torchrun(folder, launcher)) + "\n"
     path = folder / slurm.SCRIPT
