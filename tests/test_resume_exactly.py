@@ -45,14 +45,16 @@ def test_kill_minus_nine_costs_nothing_but_the_steps_since_the_checkpoint(
 
 
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[3]])
-def test_a_kill_at_any_moment_leaves_whole_checkpoints_only(
+def test_a_kill_in_the_middle_of_a_save_leaves_whole_checkpoints_only(
     undisturbed: dict[tuple[int, str, str], Path], way: tuple[int, str, str], tmp_path: Path
 ) -> None:
-    """Killed again and again, every step a save, at moments that no step knows of, until it gets through."""
     ranks, strategy, kind = way
-    how = {"strategy": strategy, "kind": kind, "checkpoint_every_steps": 1}
-    for number in range(4):
-        start(tmp_path, ranks, kill_after_s=0.35 + 0.11 * number, **how)
+    how = {"strategy": strategy, "kind": kind, "checkpoint_every_steps": 2}
+    unfinished: list[Path] = []
+    for step in (2, 6):
+        assert start(tmp_path, ranks, kill_in_save=step, **how).returncode != 0
+        unfinished += (tmp_path / "checkpoints").glob(".step-*.unfinished")
+    assert unfinished  # at least one kill came before the rename
     again = start(tmp_path, ranks, **how)
     assert again.returncode == 0, again.stderr
     assert curve(tmp_path) == curve(undisturbed[way])

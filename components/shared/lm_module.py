@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from components.shared.lm_config import ComputeConfig, OptimizerConfig, OptimizerKind
 from components.shared.muon import MuonWithAdamW
 from components.shared.packed_lm import PackedLM, prepare, release, shard
-from components.shared.strategies import among_ranks, rank_mean
+from components.shared.strategies import among_ranks
 from components.shared.tokens import Vocabulary
 from components.shared.training import ClippedModule, linear_schedule
 
@@ -86,11 +86,11 @@ class LanguageModelModule(ClippedModule):
         loss = among_ranks(loss, learnt.sum())
         self._seen += int((batch["segments"] > 0).sum())
         if (self.global_step + 1) % self.log_every_steps == 0:
-            values = {name: float(value.mean()) for name, value in self._parts(batch, nll, learnt).items()}
+            values = self._means(self._sums(batch, nll, learnt))
             now = time.perf_counter()
             values["tokens_per_s"] = self._seen / (now - self._since)
             values["learning_rate"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-            self.last = {"loss": float(rank_mean(loss)), **values}
+            self.last = values
             self.log_dict(self.last, batch_size=1)
             self._seen, self._since = 0, now
         return loss
@@ -98,8 +98,7 @@ class LanguageModelModule(ClippedModule):
     def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Losses of held-out sequences, each mean weighted by its number of tokens."""
         _, nll, learnt = self.packed(batch)
-        for name, part in {"loss": nll, **self._parts(batch, nll, learnt)}.items():
-            self._held_out[:, self._names.index(name)] += torch.stack([part.double().sum(), part.new_tensor(len(part))])
+        self._held_out += self._sums(batch, nll, learnt)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the validation before."""
@@ -107,11 +106,8 @@ class LanguageModelModule(ClippedModule):
 
     def on_validation_epoch_end(self) -> None:
         """The same means on every rank, over the sequences of all."""
-        if dist.is_initialized():
-            dist.all_reduce(self._held_out)
-        for name, (total, count) in zip(self._names, self._held_out.T.tolist(), strict=True):
-            if count:
-                self.log(f"validation_{name}", total / count)
+        for name, mean in self._means(self._held_out).items():
+            self.log(f"validation_{name}", mean)
 
     def summary(self) -> dict[str, float]:
         """train_loss and tokens_per_s (without padding and validation) as they were logged last."""
@@ -121,17 +117,21 @@ class LanguageModelModule(ClippedModule):
         """Leave the time of validation out of the throughput."""
         self._seen, self._since = 0, time.perf_counter()
 
-    def _parts(
-        self, batch: dict[str, torch.Tensor], nll: torch.Tensor, learnt: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """The labels' losses by modality of the label and by source: name -> (labels of that part,)."""
+    def _sums(self, batch: dict[str, torch.Tensor], nll: torch.Tensor, learnt: torch.Tensor) -> torch.Tensor:
+        """Sums of the labels' losses and numbers of labels, by `_names`: (2, names) float64."""
         labels, sources = batch["labels"][learnt], batch["sources"][learnt]
         v = self.vocabulary
         speech = (labels >= v.first_audio_id) & (labels < v.first_audio_id + v.num_codes)
-        parts = {"loss_text": nll[~speech], "loss_speech": nll[speech]}
-        for number, name in enumerate(self.sources):
-            parts[f"loss_{name}_source"] = nll[sources == number]
-        return {name: part for name, part in parts.items() if len(part)}
+        masks = [torch.ones_like(speech), ~speech, speech, *(sources == number for number in range(len(self.sources)))]
+        shares = torch.stack(masks).double()
+        return torch.stack([shares @ nll.double(), shares.sum(1)])
+
+    def _means(self, sums: torch.Tensor) -> dict[str, float]:
+        """Name -> mean over the labels of all ranks, where there are any."""
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+        pairs = zip(self._names, sums.T.tolist(), strict=True)
+        return {name: total / count for name, (total, count) in pairs if count}
 
     def configure_optimizers(self) -> Any:
         """AdamW or Muon, without decay of vectors, under the linear schedule."""

@@ -138,7 +138,7 @@ def whole(value: Tensor) -> Tensor:
 
 
 def whole_state(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The tensors of a model that may be sharded, whole and on the CPU, on rank 0; {} on the others, which take part."""
+    """The tensors of a model that may be sharded, whole and on the CPU, on rank 0; {} on the others, who take part."""
     state = {}
     for name, value in model.state_dict().items():
         gathered = whole(value)
@@ -148,7 +148,7 @@ def whole_state(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def among_ranks(mean: Tensor, count: Tensor) -> Tensor:
-    """This rank's part of a mean over the items of all ranks: the average of the parts over the ranks is that mean.
+    """This rank's part of a mean over the items of all ranks, which is the average of the ranks' parts.
 
     DDP and FSDP2 average gradients, so a loss taken this way has the gradient of one process on all items.
     mean: scalar over `count` items of this rank; count: scalar, integer.
@@ -158,15 +158,6 @@ def among_ranks(mean: Tensor, count: Tensor) -> Tensor:
     total = count.clone()
     dist.all_reduce(total)
     return mean * (count * dist.get_world_size() / total)
-
-
-def rank_mean(value: Tensor) -> Tensor:
-    """The average of a scalar over the ranks, detached."""
-    value = value.detach().clone()
-    if dist.is_initialized():
-        dist.all_reduce(value)
-        value /= dist.get_world_size()
-    return value
 
 
 def random_state() -> dict[str, Any]:
