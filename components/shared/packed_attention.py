@@ -120,7 +120,7 @@ def by_piece(
     queries, keys, values = (part.transpose(0, 1)[None].split(lengths, dim=2) for part in states)
     pieces = zip(queries, keys, values, strict=True)
     out = [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling) for q, k, v in pieces]
-    return torch.cat(out, dim=1).transpose(0, 1)
+    return torch.cat(out, dim=2)[0].transpose(0, 1)
 
 
 def _for_every_head(query: torch.Tensor, states: torch.Tensor, axis: int) -> torch.Tensor:
