@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -91,7 +92,8 @@ def test_every_seed_is_a_run_and_the_table_gives_their_mean(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "stage.py").write_text(STAGE.replace('params["width"]', 'params["width"] * params.get("seed", 1)'))
-    content = {"targets": ["area"], "experiments": {"low": {"area.height": 1}}, "figures": {"area": "area area"}}
+    figures = {"area": "area area"}
+    content: dict[str, Any] = {"targets": ["area"], "experiments": {"low": {"area.height": 1}}, "figures": figures}
     content |= {"common": {"area.width": 3.0}, "seeds": {"values": [5, 7, 9], "sections": ["area"]}}
     (project / "conf" / "sweep" / "areas.yaml").write_text(yaml.safe_dump(content))
     commit(project)
