@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +103,30 @@ def test_a_run_goes_on_from_a_checkpoint_that_is_named_until_it_has_its_own(tmp_
         ValueError, match=r"nowhere: no checkpoint.json in it; wanted the folder of a finished checkpoint"
     ):
         check(Path("nowhere"), {})
+
+
+class Intruder:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_a_foreign_pickle_in_a_checkpoint_runs_nothing(tmp_path: Path) -> None:
+    train(tmp_path, num_steps=4)
+    metadata = tmp_path / "checkpoints" / "step-00000004" / ".metadata"
+    metadata.write_bytes(pickle.dumps(Intruder(tmp_path / "trace")))
+    record = json.loads((metadata.parent / "checkpoint.json").read_text())
+    record["files"][".metadata"] = metadata.stat().st_size
+    write_json(metadata.parent / "checkpoint.json", record)
+    with pytest.raises(
+        ValueError, match=r"checkpoint metadata: it asks for posix.system, wanted the types of a checkpoint"
+    ):
+        train(tmp_path, num_steps=8)
+    assert not (tmp_path / "trace").exists()
 
 
 @pytest.mark.slow
