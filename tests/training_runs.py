@@ -84,9 +84,10 @@ class Documents:
         if self.position >= self.num_batches:
             self.position = 0
         while self.position < self.num_batches:
-            first = self.position * SEQUENCES + rank() * share
+            number = self.position
+            first = number * SEQUENCES + rank() * share
             self.position += 1
-            yield collate([self._sequence(number) for number in range(first, first + share)])
+            yield {**collate([self._sequence(n) for n in range(first, first + share)]), "number": number}
 
     def _sequence(self, number: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.seed, number])
@@ -119,7 +120,7 @@ class Kept(TerminalTracker):
         self.path, self.kill_at, self.end_at = path, kill_at, end_at
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        kept = {name: value for name, value in metrics.items() if name != "tokens_per_s"}
+        kept = {name: value for name, value in metrics.items() if name not in ("tokens_per_s", "mfu")}
         with self.path.open("a") as stream:
             stream.write(json.dumps([step, kept]) + "\n")
         if step == self.kill_at:
