@@ -23,6 +23,7 @@ GATES = "checks"
 LEFT_OUT = {
     "components.config",
     "components.entry",
+    "components.shared.checkpoint_files",
     "components.shared.checkpoints",
     "components.shared.checks",
     "components.shared.curves",
