@@ -3,8 +3,8 @@
     python -m benchmarks.checkpoints [--hidden 768] [--layers 12] [--saves 3] [--folder runs/checkpoints] [--out FILE]
 
 A Llama with its AdamW state. `torch.save` is what Lightning does by itself: one file, written and synced before the
-next step. `ours` copies and goes on (components/shared/checkpoints.py). `held up`: from the call until training goes on; `on
-disk`: until the checkpoint is whole; and how long a step takes while it is written, beside one before.
+next step. `ours` copies and goes on (components/shared/checkpoints.py). `held up`: from the call until training goes
+on; `on disk`: until the checkpoint is whole; and how long a step takes while it is written, beside one before.
 """
 
 from __future__ import annotations

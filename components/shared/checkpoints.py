@@ -1,21 +1,19 @@
 """Checkpoints of a training run: written while training goes on, whole or not there, read back by any number of ranks.
 
-    <folder>/step-00001200/     __<rank>_0.distcp, .metadata (torch.distributed.checkpoint), checkpoint.json
+    <folder>/step-00001200/     __<rank>_0.distcp (torch.distributed.checkpoint), parts.json, checkpoint.json
     <folder>/.step-00001300.unfinished/
 
 A save copies all tensors to CPU memory and returns; a thread writes them to the unfinished folder, every rank its own
 part. When the files of all ranks are on disk, rank 0 writes checkpoint.json (step, ranks, inputs, sizes of the files)
 and renames the folder. What every rank keeps for itself (random numbers, loops, loader, what modules add) is one row of
-bytes a rank, read with weights_only. The metadata is a pickle, as torch.distributed.checkpoint has it, and is read by
-an unpickler that knows the few types of such metadata and refuses all others.
+bytes a rank. Tensors and rows are read with torch's weights_only, and where they stand is JSON (parts.json), not the
+pickle that torch.distributed.checkpoint would write: nothing in a checkpoint can run.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
-import pickle
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,24 +24,15 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from components.shared.checkpoint_files import Reader, Writer, write_synced
 from components.shared.manifest import read_json, remove, replace
 from components.shared.resume import STEPS, inputs_of
 
 RECORD = "checkpoint.json"
 UNFINISHED = ".step-*.unfinished"
-_METADATA = ("Metadata", "TensorProperties", "ChunkStorageMetadata", "MetadataIndex", "StorageMeta")
-_KNOWN = {
-    *(f"torch.distributed.checkpoint.metadata.{name}" for name in _METADATA),
-    "torch.distributed.checkpoint.metadata.TensorStorageMetadata",
-    "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING",
-    "torch.distributed.checkpoint.filesystem._StorageInfo",
-    "torch.serialization._get_layout",
-    "pathlib.PosixPath",
-}
-"""What the pickle of a checkpoint's metadata is made of, beside torch.Size and the number formats."""
 
 
 @dataclass(kw_only=True)
@@ -165,7 +154,7 @@ class Checkpoints:
     def _write(self, step: int, staged: dict[str, Any]) -> None:
         unfinished = self.folder / f".{self.path(step).name}.unfinished"
         try:
-            writer = _Writer(unfinished)
+            writer = Writer(unfinished)
             dcp.save(staged, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
             if self._rank == 0:
                 self._finish(step, unfinished)
@@ -179,10 +168,7 @@ class Checkpoints:
     def _finish(self, step: int, unfinished: Path) -> None:
         files = {path.name: path.stat().st_size for path in sorted(unfinished.iterdir())}
         record = {"step": step, "num_ranks": self._num_ranks, "inputs": inputs_of(self.folder), "files": files}
-        with (unfinished / RECORD).open("w", encoding="utf-8") as stream:
-            json.dump(record, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_synced(unfinished / RECORD, record)
         _sync(unfinished)
         replace(unfinished, self.path(step))
         _sync(self.folder)
@@ -208,7 +194,7 @@ class Reading:
         self, path: Path, record: dict[str, Any], rank: int, num_ranks: int, group: dist.ProcessGroup | None
     ) -> None:
         self.path, self.record, self._group = path, record, group
-        self.metadata = _Reader(path).read_metadata()
+        self.metadata = Reader(path).read_metadata()
         self.same_ranks = record["num_ranks"] == num_ranks
         """Whether it was written by as many ranks as read it now."""
         name = _own(rank) if self.same_ranks else _own(0)
@@ -235,7 +221,7 @@ class Reading:
 
     def fill(self, tensors: dict[str, Any]) -> None:
         """Read into tensors of the saved shapes, sharded in any way."""
-        dcp.load(tensors, storage_reader=_Reader(self.path), process_group=self._group, no_dist=self._group is None)
+        dcp.load(tensors, storage_reader=Reader(self.path), process_group=self._group, no_dist=self._group is None)
 
     def fit(self, wanted: dict[str, torch.Size], prefix: str) -> None:
         """Raise ValueError unless the tensors with the prefix have these names and shapes."""
@@ -245,37 +231,6 @@ class Reading:
                 got, want = (_shape(shapes.get(name)) for shapes in (found, wanted))
                 what = f"{name.removeprefix(prefix)} is {got} in it and {want} in the model"
                 raise ValueError(f"{self.path}: a checkpoint of another config: {what}")
-
-
-class _Reader(dcp.FileSystemReader):
-    """Reads metadata without running what a pickle may ask for."""
-
-    def read_metadata(self, *arguments: Any, **named: Any) -> Metadata:
-        """The metadata of the checkpoint. Raises ValueError when it asks for anything but its own types."""
-        with (Path(self.path) / ".metadata").open("rb") as stream:
-            metadata = _Unpickler(stream).load()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """A type of a checkpoint's metadata."""
-        found = super().find_class(module, name) if f"{module}.{name}" in _KNOWN or module == "torch" else None
-        if found is None or (module == "torch" and found is not torch.Size and not isinstance(found, torch.dtype)):
-            raise ValueError(f"checkpoint metadata: it asks for {module}.{name}, wanted the types of a checkpoint only")
-        return found
-
-
-class _Writer(dcp.FileSystemWriter):
-    """Says that the disk is full, which torch.save hides behind an error of its own."""
-
-    def write_data(self, plan: Any, planner: Any) -> Any:
-        """Write this rank's part and sync it. Raises OSError."""
-        try:
-            return super().write_data(plan, planner)
-        except RuntimeError as error:
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def _own(rank: int) -> str:

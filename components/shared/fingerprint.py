@@ -25,6 +25,7 @@ LEFT_OUT = {
     "components.entry",
     "components.pretrain.footprint",
     "components.pretrain.plan",
+    "components.shared.checkpoint_files",
     "components.shared.checkpoints",
     "components.shared.checks",
     "components.shared.curves",
