@@ -119,9 +119,8 @@ def ours(shape: Shape, way: str, num_steps: int, device: torch.device) -> Iterat
     keep_memory()
     model = shape.model(device)
     lm = PackedLM(model, num_real=shape.rows, chunk=shape.chunk)
-    if way != "ours":
-        kept = Kept.products if device.type == "cuda" else Kept.everything
-        prepare(lm, ComputeConfig(compile=True, kept=kept))
+    kept = Kept.products if device.type == "cuda" else Kept.everything
+    prepare(lm, ComputeConfig(compile=way != "ours", kept=kept))
     kind = OptimizerKind.muon if "muon" in way else OptimizerKind.adamw
     settings = OptimizerConfig(
         kind=kind, peak_lr=1e-4, final_lr=1e-5, warmup_steps=1, weight_decay=0.1, beta1=0.9, beta2=0.95

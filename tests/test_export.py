@@ -25,7 +25,7 @@ pytestmark = pytest.mark.sglang
 
 
 def written(folder: Path, kind: str) -> tuple[Any, Vocabulary]:
-    """A model that was trained for a few steps, and its folder as pretrain writes it; rows past the vocabulary pad it."""
+    """A model trained for a few steps, in a folder as pretrain writes it; rows past the vocabulary pad it."""
     tokenizer = add_speech(train_bpe(["a cat"], 256), NUM_CODES)
     vocabulary = Vocabulary.of(tokenizer, NUM_CODES)
     model: Any
