@@ -87,11 +87,12 @@ class Shape:
             num_key_value_heads=self.shared_heads,
             max_position_embeddings=4 * self.length,
             tie_word_embeddings=self.tied,
-            attn_implementation="sdpa",
         )
         torch.manual_seed(0)
         with device:
-            return LlamaForCausalLM(config).train()
+            model = LlamaForCausalLM(config).train()
+        model.set_attn_implementation("sdpa")
+        return model
 
     def documents(self, num_batches: int) -> list[list[list[np.ndarray]]]:
         """Batches of sequences of documents, packed by best fit; every way gets these."""
@@ -118,9 +119,8 @@ def ours(shape: Shape, way: str, num_steps: int, device: torch.device) -> Iterat
     keep_memory()
     model = shape.model(device)
     lm = PackedLM(model, num_real=shape.rows, chunk=shape.chunk)
-    if way != "ours":
-        kept = Kept.products if device.type == "cuda" else Kept.everything
-        prepare(lm, ComputeConfig(compile=True, kept=kept))
+    kept = Kept.products if device.type == "cuda" else Kept.everything
+    prepare(lm, ComputeConfig(compile=way != "ours", kept=kept))
     kind = OptimizerKind.muon if "muon" in way else OptimizerKind.adamw
     settings = OptimizerConfig(
         kind=kind, peak_lr=1e-4, final_lr=1e-5, warmup_steps=1, weight_decay=0.1, beta1=0.9, beta2=0.95
@@ -180,7 +180,6 @@ def trainer(shape: Shape, way: str, num_steps: int, device: torch.device) -> Ite
             weight_decay=0.1,
             max_grad_norm=1.0,
             torch_compile="compiled" in way,
-            gradient_checkpointing=device.type == "cuda",
             remove_unused_columns=False,
             report_to="none",
             save_strategy="no",
@@ -188,7 +187,10 @@ def trainer(shape: Shape, way: str, num_steps: int, device: torch.device) -> Ite
             disable_tqdm=True,
         )
         items: Any = [{"number": number} for number in range(num_steps)]
-        one = Trainer(shape.model(device), arguments, batch_of, items, callbacks=[Clock()])
+        model = shape.model(device)
+        if device.type == "cuda":
+            model.gradient_checkpointing_enable()
+        one = Trainer(model, arguments, batch_of, items, callbacks=[Clock()])
         one.train()
     yield from times
 
@@ -263,7 +265,7 @@ def main() -> None:
         options.ways = [way for way in options.ways if way.startswith("ours")]
     found = table(options.shape, options.ways, options.steps, options.repeats, options.threads)
     print(
-        f"{found['shape']}: {found['parameters'] / 1e6:.1f}M parameters, {found['tokens_per_step']:.0f} real tokens and "
+        f"{found['shape']}: {found['parameters'] / 1e6:.1f}M parameters, {found['tokens_per_step']:.0f} real tokens, "
         f"{found['flops_per_step'] / 1e9:.0f} GFLOP a step, {found['device']}, {options.threads} threads, peak "
         f"{found['peak_flops'] / 1e12:.2f} TFLOP/s"
     )

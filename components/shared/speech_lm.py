@@ -75,6 +75,9 @@ def grown_model(base: str, vocabulary: Vocabulary, num_base_tokens: int, pad_to:
         raise ValueError(f"pretrain.base: {base!r}: {line}; wanted a hub id or the folder of a causal LM") from error
     if type(model).__name__ not in ARCHITECTURES:
         raise ValueError(f"pretrain.base: got {type(model).__name__}, wanted one of {', '.join(ARCHITECTURES)}")
+    window = getattr(model.config, "sliding_window", None)
+    if window and getattr(model.config, "use_sliding_window", True):
+        raise ValueError(f"pretrain.base: {base!r} has an attention window of {window} tokens, wanted full attention")
     rows = model.get_input_embeddings().weight.shape[0]
     if num_base_tokens > rows:
         raise ValueError(
