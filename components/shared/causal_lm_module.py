@@ -46,9 +46,8 @@ class CausalLMModule(ClippedModule):
         return self.packed.model
 
     def configure_model(self) -> None:
-        """Recompute, compile and, where the strategy has a mesh of devices, shard the model; more calls do nothing."""
-        if self.compute is not None:
-            prepare(self.packed, self.compute)
+        """Fuse, recompute, compile and, where there is a mesh of devices, shard the model; once more does nothing."""
+        prepare(self.packed, self.compute)
         if self.device_mesh is not None:
             shard(self.packed, self.device_mesh["data_parallel"], self.trainer.precision)
 

@@ -63,32 +63,11 @@ class LanguageModelModule(CausalLMModule):
         )
         self.guard, self.on_spike = guard, on_spike
         self.last: dict[str, float] = {}
-<<<<<<< HEAD
         """What was logged last: loss and its parts, tokens_per_s, mfu, learning_rate, sequences_read."""
         self._sums, self._held_out = LossSums(vocabulary, sources), LossSums(vocabulary, sources)
         self._step = LossSums(vocabulary, [])
         self._batches: list[int] = []
         self._throughput = Throughput(TokenCost.of(model))
-=======
-        """What was logged last: loss and its parts, tokens_per_s, learning_rate."""
-        self._seen = 0
-        self._since = time.perf_counter()
-
-    @property
-    def model(self) -> Any:
-        """The Hugging Face model inside, for saving; not a second name in checkpoints."""
-        return self.packed.model
-
-    def configure_model(self) -> None:
-        """Fuse, recompute, compile and, where there is a mesh of devices, shard the model; once more does nothing."""
-        prepare(self.packed, self.compute)
-        if self.device_mesh is not None:
-            shard(self.packed, self.device_mesh["data_parallel"], self.trainer.precision)
-
-    def teardown(self, stage: str) -> None:
-        """Give the layers back as they were, for generation and export."""
-        release(self.packed)
->>>>>>> 6a276659fcda9b8a153b85be4af6afe382a324c5
 
     def on_train_start(self) -> None:
         """Start the clock of the throughput."""
