@@ -28,7 +28,8 @@ from components.shared.contracts import Text
 from components.shared.lm_config import LmShapeConfig, OptimizerConfig, OptimizerKind
 from components.shared.manifest import read_manifest, read_table
 from components.shared.packed_attention import packed
-from components.shared.packed_data import PackedData, PackedLoader
+from components.shared.packed_data import PackedData
+from components.shared.packed_loader import PackedLoader
 from components.shared.packed_lm import PackedLM
 from components.shared.packing import Piece, best_fit, collate, pack
 from components.shared.speech_lm import grown_model, random_model
