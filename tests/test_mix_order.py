@@ -150,3 +150,8 @@ def whole_document(root: Path, data: PackedData, source: str, name: str) -> list
     offsets = np.fromfile(shards / f"{source}-00000.offsets", "<u8")
     tokens = np.fromfile(shards / f"{source}-00000.bin", "<u4")
     return tokens[int(offsets[place]) : int(offsets[place + 1])].tolist()
+
+
+def test_a_budget_that_ends_with_a_document_takes_no_further_one(tmp_path: Path) -> None:
+    stream = stream_of(tmp_path, [[20] * 6, [20] * 6], 240, LENGTH)
+    assert [len(stream.take(until)) for until in (100, 100, 101, 160, 240, 240)] == [5, 0, 1, 2, 4, 0]

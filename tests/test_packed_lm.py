@@ -54,7 +54,7 @@ def gradients(lm: PackedLM, batch: dict[str, torch.Tensor]) -> tuple[float, dict
     with packed(lm.model):
         loss, _, _ = lm(batch)
         loss.backward()
-    return float(loss), {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
+    return float(loss.detach()), {name: p.grad.clone() for name, p in lm.named_parameters() if p.grad is not None}
 
 
 WAYS = ["outside packed", "explicit", "by piece", "flex"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,3 +141,14 @@ def test_a_killed_run_goes_on_as_if_undisturbed(mixed: Path) -> None:
         load(mixed / "data" / name / "model").model.state_dict() for name in ("pretrain_whole", "pretrain_killed")
     ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_shard_that_changed_since_it_was_planned_is_refused(mixed: Path, tmp_path: Path) -> None:
+    shutil.copytree(mixed / "data", tmp_path / "data")
+    path = tmp_path / "data" / "mix" / "shards" / "text-00000.bin"
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.unlink()  # it may be another name of a file in the work folder
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"text-00000\.bin: got sha256 [0-9a-f]{64}, wanted [0-9a-f]{64}"):
+        train(tmp_path, CONFIG, Curves(), "pretrain")

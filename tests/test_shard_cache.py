@@ -199,7 +199,7 @@ def test_what_a_killed_process_left_is_removed_and_nobody_waits_for_it(tmp_path:
 
 def _read(folder: Path, cache: ShardCache, seed: int, found: Any) -> None:
     data, plain = PackedData(folder / "external", "train", cache), PackedData(folder / "shards", "train")
-    for number in np.random.default_rng(seed).permutation(len(plain)).tolist():
+    for number in np.random.default_rng(seed).permutation(len(plain))[:60].tolist():
         if not np.array_equal(data.batch([number], False), plain.batch([number], False)):
             found.put("differs")
             return

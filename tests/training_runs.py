@@ -135,7 +135,7 @@ def train(
     hidden_size: int = 32,
     kind: str = "adamw",
     kill_at: int = -1,
-    kill_after_s: float = 0.0,
+    kill_in_save: int = -1,
     end_at: int = -1,
     **changes: Any,
 ) -> dict[str, float]:
@@ -158,8 +158,8 @@ def train(
     model = random_model(shape(hidden_size), VOCABULARY, 4 * LENGTH, seed=1)
     module = Noisy(model, VOCABULARY, optimizer, num_steps=config.num_steps, sources=["a"], chunk=50, log_every_steps=1)
     module.noisy = noisy
-    if kill_after_s:
-        threading.Timer(kill_after_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    if kill_in_save >= 0 and rank() == 0:
+        threading.Thread(target=kill_in, args=(folder / "checkpoints", kill_in_save), daemon=True).start()
     metrics = fit(
         module,
         Documents(config.num_steps * config.accumulate_batches, seed=1),
@@ -174,6 +174,13 @@ def train(
         torch.save(state, folder / "weights.pt")
     (folder / f"metrics-{rank()}.json").write_text(json.dumps(metrics))
     return metrics
+
+
+def kill_in(checkpoints: Path, step: int) -> None:
+    """Die as soon as a checkpoint of that step, or a later one, is being written."""
+    while not any(int(path.name.split(".")[1][5:]) >= step for path in checkpoints.glob(".step-*.unfinished")):
+        time.sleep(0.0002)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def start(folder: Path, ranks: int, **changes: Any) -> subprocess.CompletedProcess[str]:

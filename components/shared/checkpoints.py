@@ -6,8 +6,8 @@
 A save copies all tensors to CPU memory and returns; a thread writes them to the unfinished folder, every rank its own
 part. When the files of all ranks are on disk, rank 0 writes checkpoint.json (step, ranks, inputs, sizes of the files)
 and renames the folder. What every rank keeps for itself (random numbers, loops, loader, what modules add) is one row of
-bytes a rank. The metadata is a pickle, as torch.distributed.checkpoint has it: checkpoints are read from a run's own
-folder, or from the one that a user named, and from nowhere else.
+bytes a rank, read with weights_only. The metadata is a pickle, as torch.distributed.checkpoint has it, and is read by
+an unpickler that knows the few types of such metadata and refuses all others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,16 @@ from components.shared.resume import STEPS, inputs_of
 
 RECORD = "checkpoint.json"
 UNFINISHED = ".step-*.unfinished"
+_METADATA = ("Metadata", "TensorProperties", "ChunkStorageMetadata", "MetadataIndex", "StorageMeta")
+_KNOWN = {
+    *(f"torch.distributed.checkpoint.metadata.{name}" for name in _METADATA),
+    "torch.distributed.checkpoint.metadata.TensorStorageMetadata",
+    "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING",
+    "torch.distributed.checkpoint.filesystem._StorageInfo",
+    "torch.serialization._get_layout",
+    "pathlib.PosixPath",
+}
+"""What the pickle of a checkpoint's metadata is made of, beside torch.Size and the number formats."""
 
 
 @dataclass(kw_only=True)
@@ -197,7 +208,7 @@ class Reading:
         self, path: Path, record: dict[str, Any], rank: int, num_ranks: int, group: dist.ProcessGroup | None
     ) -> None:
         self.path, self.record, self._group = path, record, group
-        self.metadata: Metadata = dcp.FileSystemReader(path).read_metadata()
+        self.metadata = _Reader(path).read_metadata()
         self.same_ranks = record["num_ranks"] == num_ranks
         """Whether it was written by as many ranks as read it now."""
         name = _own(rank) if self.same_ranks else _own(0)
@@ -224,8 +235,7 @@ class Reading:
 
     def fill(self, tensors: dict[str, Any]) -> None:
         """Read into tensors of the saved shapes, sharded in any way."""
-        reader = dcp.FileSystemReader(self.path)
-        dcp.load(tensors, storage_reader=reader, process_group=self._group, no_dist=self._group is None)
+        dcp.load(tensors, storage_reader=_Reader(self.path), process_group=self._group, no_dist=self._group is None)
 
     def fit(self, wanted: dict[str, torch.Size], prefix: str) -> None:
         """Raise ValueError unless the tensors with the prefix have these names and shapes."""
@@ -235,6 +245,26 @@ class Reading:
                 got, want = (_shape(shapes.get(name)) for shapes in (found, wanted))
                 what = f"{name.removeprefix(prefix)} is {got} in it and {want} in the model"
                 raise ValueError(f"{self.path}: a checkpoint of another config: {what}")
+
+
+class _Reader(dcp.FileSystemReader):
+    """Reads metadata without running what a pickle may ask for."""
+
+    def read_metadata(self, *arguments: Any, **named: Any) -> Metadata:
+        """The metadata of the checkpoint. Raises ValueError when it asks for anything but its own types."""
+        with (Path(self.path) / ".metadata").open("rb") as stream:
+            metadata = _Unpickler(stream).load()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """A type of a checkpoint's metadata."""
+        found = super().find_class(module, name) if f"{module}.{name}" in _KNOWN or module == "torch" else None
+        if found is None or (module == "torch" and found is not torch.Size and not isinstance(found, torch.dtype)):
+            raise ValueError(f"checkpoint metadata: it asks for {module}.{name}, wanted the types of a checkpoint only")
+        return found
 
 
 class _Writer(dcp.FileSystemWriter):

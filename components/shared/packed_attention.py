@@ -74,8 +74,8 @@ def packed_attention(
         raise ValueError(f"attention_dropout: got {dropout}, wanted 0 for training on packed sequences")
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions leave float32 behind under autocast
     if borders is not None:
-        flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
-        return _by_borders(*flat, borders, query.shape[2], scaling).unflatten(0, (query.shape[0], -1)), None
+        q, k, v = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
+        return _by_borders(q, k, v, borders, query.shape[2], scaling).unflatten(0, (query.shape[0], -1)), None
     if blocks is not None:
         out = _flex()(query, key, value, block_mask=blocks, scale=scaling, enable_gqa=True)
     elif query.device.type == "cpu" and query.shape[2] <= LONGEST_EXPLICIT:
@@ -100,9 +100,11 @@ def _by_borders(
 
     if "enable_gqa" not in settings:
         key, value = _for_every_head(query, key, 1), _for_every_head(query, value, 1)
-    return varlen_attn(
+    out = varlen_attn(
         query, key, value, borders, borders, longest, longest, scale=scaling, window_size=(-1, 0), **settings
     )
+    assert isinstance(out, torch.Tensor)
+    return out
 
 
 @torch.compiler.disable
@@ -115,11 +117,10 @@ def by_piece(
     """
     lengths = borders.diff().tolist()
     states = (query, _for_every_head(query, key, 1), _for_every_head(query, value, 1))
-    pieces = zip(*(part.transpose(0, 1).split(lengths, dim=1) for part in states), strict=True)
-    out = [
-        scaled_dot_product_attention(*(s[None] for s in piece), is_causal=True, scale=scaling)[0] for piece in pieces
-    ]
-    return torch.cat(out, dim=1).transpose(0, 1)
+    queries, keys, values = (part.transpose(0, 1)[None].split(lengths, dim=2) for part in states)
+    pieces = zip(queries, keys, values, strict=True)
+    out = [scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling) for q, k, v in pieces]
+    return torch.cat(out, dim=2)[0].transpose(0, 1)
 
 
 def _for_every_head(query: torch.Tensor, states: torch.Tensor, axis: int) -> torch.Tensor:

@@ -66,7 +66,7 @@ class PackedData:
                 raise ValueError(f"{folder}: {entry.path} lies at {entry.uri}; wanted a cache to read it through")
         self.folder = folder
         self.split = split
-        self.cache = cache
+        self.cache = cache if any(entry.uri for entry in manifest.files) else None
         self.sources: list[str] = manifest.extra["sources"]
         self.sequence_length: int = manifest.extra["sequence_length"]
         self.pad_id: int = manifest.extra["pad_id"]

@@ -25,7 +25,7 @@ class Prefetch:
         self._wake = threading.Condition()
         self._ended = False
         self._thread: threading.Thread | None = None
-        self.cache = data.cache if any(entry.uri for entry in data.entries.values()) else None
+        self.cache = data.cache
 
     def start(self, position: int) -> None:
         """Begin at a batch. Raises ValueError when the cache is too small for what lies ahead of this machine."""
@@ -64,7 +64,7 @@ class Prefetch:
                 try:
                     self.cache.fetch(entry)
                 except (OSError, ValueError):
-                    return
+                    break
 
     def _wanted(self) -> Iterator[int]:
         while True:
