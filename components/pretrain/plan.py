@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.config import Config, load_config
+from components import config as whole
 from components.pretrain.config import PretrainConfig
 from components.pretrain.footprint import BYTES, Footprint, footprint, meta_model
 from components.shared.lm_config import OptimizerKind
@@ -85,7 +85,7 @@ class Checkpoints:
     interruptions: float
 
 
-def sources(config: Config, tokens: float, rates: Rates) -> dict[str, float]:
+def sources(config: whole.Config, tokens: float, rates: Rates) -> dict[str, float]:
     """Tokens of each source: text's share is fixed, speech and pairs have their shares, interleaved is the rest.
 
     Raises ValueError when nothing is left for interleaved data.
@@ -99,7 +99,7 @@ def sources(config: Config, tokens: float, rates: Rates) -> dict[str, float]:
     return {name: tokens * share for name, share in shares.items()}
 
 
-def run_of(config: Config, tokens: float, cluster: Cluster, rates: Rates) -> Run:
+def run_of(config: whole.Config, tokens: float, cluster: Cluster, rates: Rates) -> Run:
     """Sequences and steps. Raises ValueError for a batch that ranks cannot share or steps that the tokens lack."""
     settings, length = config.pretrain, config.mix.sequence_length
     if settings.batch_sequences % cluster.gpus:
@@ -132,7 +132,7 @@ def run_of(config: Config, tokens: float, cluster: Cluster, rates: Rates) -> Run
     )
 
 
-def arithmetic(config: Config, run: Run, model: Any, cluster: Cluster, rates: Rates) -> Arithmetic:
+def arithmetic(config: whole.Config, run: Run, model: Any, cluster: Cluster, rates: Rates) -> Arithmetic:
     """FLOPs and hours."""
     from components.shared.flops import TokenCost
 
@@ -173,7 +173,7 @@ def checkpoints(settings: PretrainConfig, run: Run, cost: Arithmetic, cluster: C
     )
 
 
-def check_memory(config: Config, model: Any, run: Run, cluster: Cluster, rates: Rates) -> Footprint:
+def check_memory(config: whole.Config, model: Any, run: Run, cluster: Cluster, rates: Rates) -> Footprint:
     """What a GPU holds. Raises ValueError, naming the largest batch that fits, when that is more than it has."""
 
     def of(sequences: int) -> Footprint:
@@ -204,7 +204,7 @@ def check_writing(settings: PretrainConfig, saved: Checkpoints) -> None:
         )
 
 
-def report(config: Config, tokens: float, cluster: Cluster, rates: Rates) -> str:
+def report(config: whole.Config, tokens: float, cluster: Cluster, rates: Rates) -> str:
     """The plan as Markdown. Raises ValueError for what does not fit."""
     settings = config.pretrain
     run = run_of(config, tokens, cluster, rates)
@@ -285,7 +285,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tokens", type=float, default=0, help="of the whole run; by default mix.total_tokens")
     parser.add_argument("--rates", type=Path, default=RATES)
     options = parser.parse_args(arguments)
-    config = load_config([f"scale={options.scale}", *options.overrides])
+    config = whole.load_config([f"scale={options.scale}", *options.overrides])
     tokens = options.tokens or config.mix.total_tokens
     if not tokens > 0 or options.nodes < 1 or options.gpus_per_node < 1 or not options.gpu_memory_gb > 0:
         got = f"--tokens {tokens:g} --nodes {options.nodes} --gpus-per-node {options.gpus_per_node}"
