@@ -14,8 +14,9 @@ trainer, flat     DataCollatorWithFlattening: one row of all documents of a batc
 ours              best-fit packing, blind to each other, the loss without all logits; compiled: its layers
 ours, muon        compiled, with the optimizer of the tiny scale
 
-The Trainer's ways need `pip install accelerate==1.15.0`, which is not part of the project: transformers would import it
-everywhere. On a GPU the ways without a fused kernel for documents blind to each other are left to --ways.
+CPU (s) is what a step takes of the processors' time: with --threads 1 it says on a shared machine what the clock says
+on a quiet one. The Trainer's ways need `pip install accelerate==1.15.0`, which is not part of the project: transformers
+would import it everywhere. On a GPU the ways without a fused kernel for documents blind to each other are left to --ways.
 """
 
 from __future__ import annotations
@@ -114,8 +115,13 @@ SHAPES = {
 """tiny: conf/scale/tiny.yaml. 1.5B: Qwen2.5-1.5B's. 9B-layers: four of GLM-4-9B's 40 layers. Both with 16,384 codes."""
 
 
-def ours(shape: Shape, way: str, num_steps: int, device: torch.device) -> Iterator[float]:
-    """Seconds since the start after every step."""
+def now() -> tuple[float, float]:
+    """Seconds of the clock and of this process on its processors."""
+    return time.perf_counter(), time.process_time()
+
+
+def ours(shape: Shape, way: str, num_steps: int, device: torch.device) -> Iterator[tuple[float, float]]:
+    """What `now` says after every step."""
     keep_memory()
     model = shape.model(device)
     lm = PackedLM(model, num_real=shape.rows, chunk=shape.chunk)
@@ -137,10 +143,10 @@ def ours(shape: Shape, way: str, num_steps: int, device: torch.device) -> Iterat
             optimizer.step()
             optimizer.zero_grad()
             float(loss.detach())  # waits for the device
-            yield time.perf_counter()
+            yield now()
 
 
-def trainer(shape: Shape, way: str, num_steps: int, device: torch.device) -> Iterator[float]:
+def trainer(shape: Shape, way: str, num_steps: int, device: torch.device) -> Iterator[tuple[float, float]]:
     """The same for transformers' Trainer."""
     from transformers import DataCollatorWithFlattening, Trainer, TrainerCallback, TrainingArguments
 
@@ -161,13 +167,13 @@ def trainer(shape: Shape, way: str, num_steps: int, device: torch.device) -> Ite
             row[: len(tokens)] = torch.from_numpy(tokens)
         return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "labels": ids.masked_fill(ids == PAD, IGNORED)}
 
-    times: list[float] = []
+    times: list[tuple[float, float]] = []
 
     class Clock(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            times.append(time.perf_counter())
+            times.append(now())
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -196,7 +202,7 @@ def trainer(shape: Shape, way: str, num_steps: int, device: torch.device) -> Ite
 
 
 def measure(name: str, way: str, num_steps: int) -> dict[str, float]:
-    """One way in this process: seconds a step (median after the warm-up) and of the warm-up, peak memory in GB."""
+    """One way in this process: seconds a step (medians after the warm-up), of the warm-up, peak GB."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = SHAPES[name]
     started = time.perf_counter()
@@ -204,9 +210,11 @@ def measure(name: str, way: str, num_steps: int) -> dict[str, float]:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         memory = torch.cuda.max_memory_allocated()
+    clock, processor = np.array(times)[WARM_UP - 1 :].T
     return {
-        "step_s": statistics.median(np.diff(times[WARM_UP - 1 :]).tolist()),
-        "warm_up_s": times[WARM_UP - 1] - started,
+        "step_s": statistics.median(np.diff(clock).tolist()),
+        "cpu_s": statistics.median(np.diff(processor).tolist()),
+        "warm_up_s": clock[0] - started,
         "peak_gb": memory / 1e9,
     }
 
@@ -269,11 +277,13 @@ def main() -> None:
         f"{found['flops_per_step'] / 1e9:.0f} GFLOP a step, {found['device']}, {options.threads} threads, peak "
         f"{found['peak_flops'] / 1e12:.2f} TFLOP/s"
     )
-    print(f"{'way':28s}{'tokens/s':>10s}{'MFU':>7s}{'step (s)':>10s}{'warm-up (s)':>13s}{'peak (GB)':>11s}")
+    print(
+        f"{'way':28s}{'tokens/s':>10s}{'MFU':>7s}{'step (s)':>10s}{'CPU (s)':>9s}{'warm-up (s)':>13s}{'peak (GB)':>11s}"
+    )
     for row in found["rows"]:
         print(
             f"{row['way']:28s}{row['tokens_per_s']:10.0f}{row['mfu']:7.1%}{row['step_s']:10.3f}"
-            f"{row['warm_up_s']:13.1f}{row['peak_gb']:11.2f}"
+            f"{row['cpu_s']:9.3f}{row['warm_up_s']:13.1f}{row['peak_gb']:11.2f}"
         )
     if found["device"] == "cpu":
         print("not measured on a GPU")
