@@ -189,10 +189,12 @@ from pathlib import Path
 from dataclasses import replace
 import torch
 sys.path.insert(0, {tests!r})
+from components.shared.training_config import StrategyKind
 from test_speech_tokenizer_training import SMALL, Kept, fit, seeded, training
 data, target = Path({data!r}), Path({target!r})
 ranks = int(os.environ.get("WORLD_SIZE", "1"))
-config = replace(SMALL, batch_s=8.0 / ranks, lr=1e-4, num_codes=63, trainer=replace(SMALL.trainer, num_steps=20))
+trainer = replace(SMALL.trainer, num_steps=20, strategy=StrategyKind.ddp)
+config = replace(SMALL, batch_s=8.0 / ranks, lr=1e-4, num_codes=63, trainer=trainer)
 torch.set_num_threads(1)
 module, loader = training(data, config, int(os.environ.get("RANK", "0")), ranks)
 with seeded(1):
