@@ -7,6 +7,7 @@ embedding, the final norm and the head together and the loss finds the whole hea
 from __future__ import annotations
 
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def prepare(packed: PackedLM, compute: ComputeConfig | None) -> None:
     """
     for module in packed.modules():
         if type(module).__name__.endswith("RMSNorm") and "forward" not in vars(module):
-            module.forward = partial(_fused_norm, module)
+            module.forward = MethodType(_fused_norm, module)  # not partial: torch.compile would compile it for every layer
     kept = compute.kept if compute else Kept.everything
     for layer in packed.layers:
         if "forward" in vars(layer):
