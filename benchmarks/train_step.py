@@ -16,7 +16,7 @@ ours, muon        compiled, with the optimizer of the tiny scale
 
 CPU (s) is what a step takes of the processors' time: with --threads 1 it says on a shared machine what the clock says
 on a quiet one. The Trainer's ways need `pip install accelerate==1.15.0`, which is not part of the project: transformers
-would import it everywhere. On a GPU the ways without a fused kernel for documents blind to each other are left to --ways.
+would import it everywhere. On a GPU leave ways without a kernel for documents blind to each other out with --ways.
 """
 
 from __future__ import annotations
