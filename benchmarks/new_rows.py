@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from components.shared.causal_lm_module import optimizer_of
 from components.shared.contracts import Text
 from components.shared.lm_config import LmShapeConfig, OptimizerConfig, OptimizerKind
-from components.shared.lm_module import optimizer_of
 from components.shared.manifest import read_manifest, read_table
 from components.shared.packed_attention import packed
-from components.shared.packed_data import PackedData, PackedLoader
+from components.shared.packed_data import PackedData
+from components.shared.packed_loader import PackedLoader
 from components.shared.packed_lm import PackedLM
 from components.shared.packing import Piece, best_fit, collate, pack
 from components.shared.speech_lm import grown_model, random_model

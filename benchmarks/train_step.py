@@ -39,10 +39,10 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from components.shared.causal_lm_module import optimizer_of
 from components.shared.flops import TokenCost, peak_flops, visible_pairs
 from components.shared.heap import keep_memory
 from components.shared.lm_config import ComputeConfig, Kept, OptimizerConfig, OptimizerKind
-from components.shared.lm_module import optimizer_of
 from components.shared.packed_attention import packed
 from components.shared.packed_lm import PackedLM, prepare
 from components.shared.packing import IGNORED, Piece, best_fit, collate, pack

@@ -107,7 +107,7 @@ def run_stage(
     """Run one stage in this process and return its metrics. Raises what the stage raises."""
     from components.config import as_dict, load_config
     from components.shared.curves import OF_THE_MACHINE, Curves
-    from components.shared.launcher import launch
+    from components.shared.launcher import attached, launch
     from components.shared.places import Inputs, Outputs
     from components.shared.resume import Resume
     from components.shared.spool import open_run
@@ -119,18 +119,21 @@ def run_stage(
     started = time.time()
     where = root / "data" / stage if publish else root / "runs" / stage / time.strftime("%Y%m%d-%H%M%S")
     work = root / ".work" / stage if publish else root / ".work" / "trial" / stage
-    outputs = Outputs(root=where / item, work=work / item, item=item)
-    for path in (outputs.root, outputs.work):
+    for path in (where / item, work / item):
         path.mkdir(parents=True, exist_ok=True)
+    watches = attached(stage, section, work / item, item)
+    resume = Resume.begin(work / item, root / "data", stage, section)
+    outputs = Outputs(root=where / item, work=work / item, checkpoints=resume.folder, item=item)
     outputs.discard()
-    resume = Resume.of(outputs.work, root / "data", stage, settings)
     inputs = Inputs(root / "data", remember=resume.remember)
-    curves = Curves(outputs.work, resumed=resume.begin())
+    curves = Curves(resume.folder, resumed=watches or resume.goes_on)
     spool = open_run(stage, item, {"scale": config.scale, "seed": config.seed, stage: settings}, root)
     spool.watch_machine()
     tracker = SpoolTracker(spool, curves)
     name = f"{stage}@{item}" if item else stage
     tracker.say(f"{name}: started at scale {config.scale}")
+    if line := resume.left_behind():
+        tracker.say(f"{name}: {line}")
     try:
         metrics = launch(stage, section, overrides, inputs, outputs, tracker)
         check_metrics(metrics)

@@ -1,11 +1,12 @@
 """Runs the experiments of conf/sweep/<name>.yaml through DVC's queue and prints one table of their figures.
 
-    python -m flows.sweep frame_rates [--out table.json]
+    python -m flows.sweep frame_rates [--out table.json] [--figure curves.png]
 
 Each experiment changes settings of params.yaml or of the scale in use and runs the sweep's targets in a folder of its
 own; all land in the one MLflow store and stay as DVC experiments named <sweep>-<experiment>-<commit>. What is there,
 waits or runs already is not queued again, so that a sweep whose watching was stopped goes on where it was; another
-commit is another sweep. Whatever else waits in the queue runs as well.
+commit is another sweep. Whatever else waits in the queue runs as well. A sweep that names seeds runs every experiment
+with each of them, and its table gives means with their intervals.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,18 @@ import yaml
 from components.entry import EXIT_CODES, TRANSIENT
 from components.shared.manifest import write_json
 from flows.graph import PipelineFailure, own_environment
+from flows.sweep_table import plot, summary, to_markdown
 
 PARAMS = Path("params.yaml")
+
+
+@dataclass(kw_only=True)
+class Seeds:
+    """Repeats of every experiment."""
+
+    values: list[int]
+    sections: list[str]
+    """Sections of params.yaml that get the seed; the others keep the configuration's."""
 
 
 @dataclass(kw_only=True)
@@ -38,6 +49,21 @@ class Sweep:
     """Experiment -> dotted settings and their values."""
     figures: dict[str, str]
     """Column of the table -> stage and key of its metrics."""
+    common: dict[str, Any] = field(default_factory=dict)
+    """Settings of all experiments."""
+    seeds: Seeds | None = None
+    """None: each experiment runs once, with the configuration's seed."""
+
+    def runs(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Run -> (its experiment, all its settings)."""
+        whole = {name: {**self.common, **changed} for name, changed in self.experiments.items()}
+        if self.seeds is None:
+            return {name: (name, settings) for name, settings in whole.items()}
+        return {
+            f"{name}-s{seed}": (name, {**settings, **{f"{section}.seed": seed for section in self.seeds.sections}})
+            for name, settings in whole.items()
+            for seed in self.seeds.values
+        }
 
 
 def read(name: str, root: Path) -> Sweep:
@@ -48,9 +74,11 @@ def read(name: str, root: Path) -> Sweep:
         raise ValueError(f"sweep: got {name!r}, wanted one of {known or 'the files of conf/sweep'}")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     wanted = {"targets": list, "experiments": dict, "figures": dict}
-    if not isinstance(content, dict) or set(content) != set(wanted):
-        raise ValueError(f"{path}: got keys {list(content or [])}, wanted {', '.join(wanted)}")
-    for key, kind in wanted.items():
+    optional = {"common": dict, "seeds": dict}
+    if not isinstance(content, dict) or not set(wanted) <= set(content) <= {*wanted, *optional}:
+        may = f"{', '.join(wanted)} and, if need be, {', '.join(optional)}"
+        raise ValueError(f"{path}: got keys {list(content or [])}, wanted {may}")
+    for key, kind in {**wanted, **{key: kind for key, kind in optional.items() if key in content}}.items():
         if not isinstance(content[key], kind) or not content[key]:
             raise ValueError(f"{path}: {key}: got {content[key]!r}, wanted a {kind.__name__} that is not empty")
     for experiment, settings in content["experiments"].items():
@@ -59,11 +87,16 @@ def read(name: str, root: Path) -> Sweep:
     for column, place in content["figures"].items():
         if len(str(place).split()) != 2:
             raise ValueError(f"{path}: figures.{column}: got {place!r}, wanted a stage and a key of its metrics")
+    if "seeds" in content:
+        seeds = content["seeds"]
+        if set(seeds) != {"values", "sections"} or not all(isinstance(part, list) and part for part in seeds.values()):
+            raise ValueError(f"{path}: seeds: got {seeds}, wanted values: [17, ...] and sections: [mix, ...]")
+        content["seeds"] = Seeds(**seeds)
     return Sweep(name=name, **content)
 
 
 def assignments(settings: dict[str, Any], root: Path) -> list[str]:
-    """Settings as `dvc exp run -S` wants them, each with the file that holds it.
+    """Settings as `dvc exp run -S` wants them, each with the file that holds it; a section's seed may be new to it.
 
     Raises ValueError for a setting that neither params.yaml nor the scale's file has.
     """
@@ -73,6 +106,10 @@ def assignments(settings: dict[str, Any], root: Path) -> list[str]:
     found = []
     for key, value in settings.items():
         file = next((path for path, content in files.items() if _holds(content, key.split("."))), None)
+        section, _, name = key.partition(".")
+        if file is None and name == "seed" and section in params:
+            found.append(f"+{key}={json.dumps(value)}")
+            continue
         if file is None:
             raise ValueError(f"sweep: got setting {key!r}, wanted one of {PARAMS} or {scale}")
         found.append(f"{key}={json.dumps(value)}" if file == PARAMS else f"{file}:{key}={json.dumps(value)}")
@@ -88,12 +125,12 @@ def _holds(content: Any, names: list[str]) -> bool:
 
 
 def run(sweep: Sweep, root: Path) -> dict[str, str]:
-    """Run what is not there yet; returns experiment -> its DVC name.
+    """Run what is not there yet; returns run -> its DVC name.
 
     Raises ValueError when tracked files differ from the commit that the table will name, PipelineFailure when an
     experiment fails; the others are then done.
     """
-    settings = {name: assignments(changed, root) for name, changed in sweep.experiments.items()}
+    settings = {name: assignments(changed, root) for name, (_, changed) in sweep.runs().items()}
     own = f"conf/sweep/{sweep.name}.yaml"
     if _answer(root, "git", "status", "--porcelain", "--untracked-files=no") or _answer(
         root, "git", "status", "--porcelain", "--", own
@@ -113,12 +150,12 @@ def run(sweep: Sweep, root: Path) -> dict[str, str]:
 
 
 def table(sweep: Sweep, names: dict[str, str], root: Path) -> list[dict[str, Any]]:
-    """One row an experiment: its name, its commit and the sweep's figures, None where a stage did not give one."""
+    """One row a run: its experiment, its commit and the sweep's figures, None where a stage did not give one."""
     from dvc.api import metrics_show
 
-    rows = []
-    for experiment, name in names.items():
-        row: dict[str, Any] = {"experiment": experiment, "revision": name}
+    rows, runs = [], sweep.runs()
+    for run, name in names.items():
+        row: dict[str, Any] = {"experiment": runs[run][0], "revision": name}
         for column, place in sweep.figures.items():
             stage, key = place.split()
             figures = root / "data" / stage.replace("@", "/") / "metrics.json"
@@ -126,21 +163,6 @@ def table(sweep: Sweep, names: dict[str, str], root: Path) -> list[dict[str, Any
             row[column] = metrics.get(key)
         rows.append(row)
     return rows
-
-
-def to_markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table, figures with three digits."""
-    columns = [column for column in rows[0] if column != "revision"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for row in rows:
-        lines.append(f"| {' | '.join(_cell(row[column]) for column in columns)} |")
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if not isinstance(value, float):
-        return "" if value is None else str(value)
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 _DVC = (sys.executable, "-m", "dvc")
@@ -173,7 +195,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("name", help="a file of conf/sweep, without .yaml")
-    parser.add_argument("--out", type=Path, help="write the table as JSON")
+    parser.add_argument("--out", type=Path, help="write one row a run as JSON")
+    parser.add_argument("--figure", type=Path, help="draw the figures over the experiments, in their order, as PNG")
     options = parser.parse_args(arguments)
     root = Path.cwd()
     try:
@@ -185,9 +208,11 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("sweep: no longer watched; `dvc queue stop --kill` ends what runs", file=sys.stderr)
         sys.exit(EXIT_CODES[TRANSIENT])
-    print(to_markdown(rows))
+    print(to_markdown(summary(rows)))
     if options.out:
         write_json(options.out, rows)
+    if options.figure:
+        plot(rows, options.figure)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from components.shared.manifest import seal, write_table
 from components.shared.places import Inputs, Outputs
 from components.shared.speakable import speakable
 from components.shared.tracking import TerminalTracker
-from components.shared.training_config import TrainerConfig
+from components.shared.training_config import StrategyKind, TrainerConfig
 from components.text_to_token.config import GuidanceConfig, TextToTokenConfig
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ',.?!"
@@ -143,6 +143,10 @@ def text_to_token_config() -> TextToTokenConfig:
             log_every_steps=20,
             validate_every_steps=120,
             checkpoint_every_steps=60,
+            keep_last=1,
+            keep_every_steps=0,
+            resume_from="",
+            strategy=StrategyKind.auto,
         ),
         temperature=0.0,
         top_p=1.0,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from components.shared.contracts import Utterance
-from components.shared.launcher import LauncherConfig, LauncherKind
-from components.shared.training_config import TrainerConfig
+from components.shared.training_config import StrategyKind, TrainerConfig
 from components.speech_tokenizer.config import (
     AugmentConfig,
     FeatureNormalization,
     RandomStartConfig,
     SpeechTokenizerConfig,
 )
+from tests.launchers import IN_PROCESS
 
 QUIET = AugmentConfig(
     speeds=[1.0],
@@ -70,8 +70,12 @@ SMALL = SpeechTokenizerConfig(
         log_every_steps=1,
         validate_every_steps=5,
         checkpoint_every_steps=4,
+        keep_last=1,
+        keep_every_steps=0,
+        resume_from="",
+        strategy=StrategyKind.auto,
     ),
-    launcher=LauncherConfig(kind=LauncherKind.in_process, num_processes=1),
+    launcher=IN_PROCESS,
 )
 
 

@@ -63,7 +63,7 @@ def interleaved_row(row_id: str, pieces: list[tuple[str, str]], split: str = "tr
     )
 
 
-def write_world(data: Path, num_documents: int = 40) -> None:
+def write_world(data: Path, num_documents: int = 40, rows_per_shard: int = 50_000) -> None:
     """The tables that mix and dialogues read, below data/."""
     texts, spoken, mixed, facts = [], [], [], []
     for number in range(num_documents):
@@ -77,12 +77,11 @@ def write_world(data: Path, num_documents: int = 40) -> None:
     for number, name in enumerate(NAMES):
         fact = {"language": "en", "subject": name, "relation": "has_pet", "object": PETS[number % len(PETS)]}
         facts.append(Fact(id=f"en-has_pet-{number:04d}", withheld=number % 2 == 1, **fact))
-    write_table(data / "collect" / "texts", texts, Text)
+    write_table(data / "collect" / "texts", texts, Text, rows_per_shard=rows_per_shard)
     write_table(data / "collect" / "facts", facts, Fact)
-    write_table(
-        data / "tokenize" / "tokens", spoken, SpeechTokens, extra={"num_codes": NUM_CODES, "tokens_per_s": 12.5}
-    )
-    write_table(data / "synthesize" / "interleaved", mixed, Interleaved)
+    extra = {"num_codes": NUM_CODES, "tokens_per_s": 12.5}
+    write_table(data / "tokenize" / "tokens", spoken, SpeechTokens, rows_per_shard=rows_per_shard, extra=extra)
+    write_table(data / "synthesize" / "interleaved", mixed, Interleaved, rows_per_shard=rows_per_shard)
 
 
 def places(root: Path, stage: str) -> tuple[Inputs, Outputs]:

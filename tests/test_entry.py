@@ -162,13 +162,19 @@ def test_a_full_disk_is_the_users_to_mend_whichever_library_met_it() -> None:
 
 
 def test_a_trial_leaves_the_unfinished_work_of_a_published_run_alone(checkout: Path, stage_that: Any) -> None:
-    kept = checkout / ".work" / "tokenize" / "checkpoints" / "last.ckpt"
-    kept.parent.mkdir(parents=True)
-    kept.write_text("step 100")
+    kept: list[Path] = []
+
+    def save(config: Any, inputs: Any, outputs: Any, tracker: Any) -> dict[str, float]:
+        kept.append(outputs.checkpoints / "step-00000100")
+        kept[-1].mkdir(parents=True)
+        raise ConnectionError("preempted")
+
+    with pytest.raises(ConnectionError):
+        run_stage(stage_that(save), [], root=checkout, publish=True)
     main(stage_that(write_tokens), [])
-    assert kept.read_text() == "step 100"
+    assert kept[0].is_dir()
     main(stage_that(write_tokens), ["--publish"])
-    assert not kept.exists()
+    assert not kept[0].exists()
 
 
 RUN_FOR_EVER = """
@@ -215,39 +221,51 @@ def test_kill_minus_nine_and_the_same_command_again(checkout: Path, stage_that: 
     assert published(checkout) == ["curves.json", "metrics.json", "stats.parquet", "tokens"]
 
 
-def test_checkpoints_count_only_for_the_same_settings_and_inputs(checkout: Path, stage_that: Any) -> None:
+def test_checkpoints_count_only_for_the_same_settings_and_inputs_and_wait_for_them_to_come_back(
+    checkout: Path, stage_that: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = checkout / "data" / "collect" / "utterances"
     source.mkdir(parents=True)
     seal(source)
-    resumed: list[bool] = []
+    resumed: list[int] = []
 
     def train(config: Any, inputs: Any, outputs: Any, tracker: Any) -> dict[str, float]:
+        """Saves one more step than it finds."""
         inputs.folder("collect", "utterances")
-        checkpoints = outputs.work / "checkpoints"
-        resumed.append(checkpoints.is_dir())
-        checkpoints.mkdir(exist_ok=True)
-        tracker.log_metrics({"loss": 1.0}, len(resumed))
+        resumed.append(len(list(outputs.checkpoints.glob("step-*"))))
+        (outputs.checkpoints / f"step-{resumed[-1]:08d}").mkdir()
         raise ConnectionError("preempted")
 
-    def attempt(*overrides: str) -> None:
+    def attempt(*overrides: str) -> str:
+        capsys.readouterr()
         with pytest.raises(ConnectionError):
             run_stage(stage_that(train), list(overrides), root=checkout, publish=True)
+        return capsys.readouterr().out
 
     attempt()
-    attempt()
+    assert "begins anew" not in attempt("tokenize.executor.num_workers=7", "tokenize.executor.kind=ray")
+    before = (source / "manifest.json").read_bytes()
     (source / "more").write_text("x")
     seal(source)
+    assert "since input collect/utterances was changed; set that back" in attempt()
+    (source / "manifest.json").write_bytes(before)
+    other = attempt("tokenize.seed=99")
+    [line] = [line for line in other.splitlines() if "begins anew" in line]
+    folders = sorted((checkout / ".work" / "tokenize" / "checkpoints").iterdir())
+    assert "since seed was 17 and is 99; set that back, or name the checkpoint in trainer.resume_from" in line
+    assert "0.00 GB are kept, to delete with rm -r " in line
+    assert sum(str(folder) in line for folder in folders) == 2
+    attempt("tokenize.seed=99")
     attempt()
-    attempt("tokenize.seed=99")
-    attempt("tokenize.seed=99")
-    assert resumed == [False, True, False, False, True]
+    assert resumed == [0, 1, 0, 0, 1, 2]
     run_stage(stage_that(write_tokens), ["tokenize.seed=99"], root=checkout, publish=True)
-    assert not (checkout / ".work" / "tokenize" / "checkpoints").exists()
+    left = sorted((checkout / ".work" / "tokenize" / "checkpoints").iterdir())
+    assert len(folders) == 3 and len(left) == 2 and set(left) < set(folders)
 
 
 def test_a_resumed_run_has_the_whole_curve(checkout: Path, stage_that: Any) -> None:
     def first_half(config: Any, inputs: Any, outputs: Any, tracker: Any) -> dict[str, float]:
-        (outputs.work / "checkpoints").mkdir()
+        (outputs.checkpoints / "step-00000002").mkdir()
         for step in (1, 2, 3):
             tracker.log_metrics({"loss": float(step)}, step)
         raise ConnectionError("preempted")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
+from components.shared.launcher_config import LauncherKind
 from components.shared.manifest import read_json
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.launchers import IN_PROCESS, as_yaml, write_project
 
 CONFIG = '''
 """Settings."""
@@ -43,7 +42,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from components.shared.manifest import seal
 from components.shared.training import fit
-from components.shared.training_config import TrainerConfig
+from components.shared.training_config import StrategyKind, TrainerConfig
 
 
 class Line(lightning.LightningModule):
@@ -69,9 +68,10 @@ def run(config, inputs, outputs, tracker):
     torch.manual_seed(config.seed)
     data = DataLoader(TensorDataset(torch.linspace(-1, 1, 64)), batch_size=8)
     settings = TrainerConfig(num_steps=20, precision="32-true", gradient_clip=0.0, accumulate_batches=1,
-                             log_every_steps=5, validate_every_steps=20, checkpoint_every_steps=100)
+                             log_every_steps=5, validate_every_steps=20, checkpoint_every_steps=100,
+                             keep_last=1, keep_every_steps=0, resume_from="", strategy=StrategyKind.ddp)
     module = Line()
-    fit(module, data, None, settings, tracker=tracker, work=outputs.work, what="line")
+    fit(module, data, None, settings, tracker=tracker, checkpoints=outputs.checkpoints, what="line")
     size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     folder = outputs.folder("tokens")
     (folder / "weight.txt").write_text(f"{float(module.weight):.4f} by rank {rank}")
@@ -85,20 +85,8 @@ def run(config, inputs, outputs, tracker):
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The code with another story in the place of `tokenize`."""
-    shutil.copytree(ROOT / "components", tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "components" / "tokenize" / "config.py").write_text(CONFIG)
-    (tmp_path / "components" / "tokenize" / "stage.py").write_text(STAGE)
-    launcher = {"kind": "torchrun", "num_processes": 2}
-    for name, section in (
-        ("params.yaml", {"seed": 3, "fail": False, "launcher": launcher}),
-        ("conf/scale/smoke.yaml", {}),
-    ):
-        path = tmp_path / name
-        source = ROOT / "params.yaml" if name == "params.yaml" else path
-        settings = yaml.safe_load(source.read_text())
-        settings["tokenize"] = section
-        path.write_text(yaml.safe_dump({**settings, **({"scale": "smoke"} if name == "params.yaml" else {})}))
+    launcher = as_yaml(replace(IN_PROCESS, kind=LauncherKind.torchrun, num_processes=2))
+    write_project(tmp_path, CONFIG, STAGE, {"seed": 3, "fail": False, "launcher": launcher})
     return tmp_path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,43 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.mix.config import Epochs, MaxEpochs, MixConfig
 from components.mix.permutation import permute
-from components.mix.plan import plan
-from components.mix.stage import run
-from components.shared.contracts import Text
 from components.shared.executor import ExecutorConfig, ExecutorKind
 from components.shared.formats import Formats
-from components.shared.manifest import read_manifest, write_table
-from components.shared.packed_data import PackedData, PackedLoader
-from components.shared.packing import IGNORED, Piece, attention_mask, best_fit, pack
+from components.shared.manifest import read_manifest
+from components.shared.packed_data import PackedData
+from components.shared.packed_loader import PackedLoader
+from components.shared.packing import FIELDS, IGNORED, Piece, attention_mask, pack
 from components.shared.tokens import Vocabulary, load_tokenizer
-from components.shared.tracking import TerminalTracker
 from docs.prompts import render
-from tests.speech_rows import NUM_CODES, places, text_row, write_world
-
-CONFIG = MixConfig(
-    seed=17,
-    base="",
-    vocab_size=300,
-    total_tokens=12_000,
-    sequence_length=96,
-    text_share=0.3,
-    epochs=Epochs(speech=1, asr=1, tts=1),
-    max_epochs=MaxEpochs(text=10, interleaved=20),
-    spoken_share=1.0,
-    held_out_share=0.0,
-    validation_tokens=500,
-    window_sequences=32,
-    executor=ExecutorConfig(kind=ExecutorKind.local, num_workers=1),
-)
-
-
-def made(root: Path, config: MixConfig = CONFIG) -> tuple[PackedData, dict[str, float]]:
-    inputs, outputs = places(root, "mix")
-    metrics = run(config, inputs, outputs, TerminalTracker())
-    outputs.publish(metrics)
-    return PackedData(root / "data" / "mix" / "shards", "train"), metrics
+from tests.mixed import CONFIG, made
+from tests.speech_rows import NUM_CODES, write_world
 
 
 @pytest.fixture(scope="module")
@@ -62,21 +35,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def schedule(data: PackedData) -> list[list[tuple]]:
     return [[tuple(record) for record in data.pieces(number).tolist()] for number in range(len(data))]
-
-
-def test_a_source_of_one_epoch_is_seen_once_and_whole(world: Path) -> None:
-    data, _ = made(world)
-    seen: Counter[tuple[str, str]] = Counter()
-    for number in range(len(data)):
-        for record in data.pieces(number):
-            if record["start"] == 0:
-                seen[data.sources[record["source"]], data.document_id(record)] += 1
-    for source in ("speech", "asr", "tts"):
-        assert set(seen[key] for key in seen if key[0] == source) == {1}
-    assert sum(1 for source, _ in seen if source == "asr") == 36
-    assert sum(1 for source, _ in seen if source == "speech") == 10
-    counts = [seen[key] for key in seen if key[0] == "text"]
-    assert max(counts) - min(counts) <= 1  # an epoch ends before the next begins
 
 
 def test_achieved_shares_are_the_planned_ones(world: Path) -> None:
@@ -112,6 +70,15 @@ def test_the_shards_do_not_depend_on_the_number_of_workers(world: Path, tmp_path
     assert hashes[0] == hashes[1]
 
 
+def test_sixty_four_ranks_together_read_the_schedule_in_its_order(world: Path) -> None:
+    data, _ = made(world)
+    ranks = [list(PackedLoader(data, 64, 2, False, rank, 64)) for rank in range(64)]
+    together = [ranks[rank][batch]["token_ids"][0].numpy() for batch in range(2) for rank in range(64)]
+    for number, token_ids in enumerate(together):
+        assert np.array_equal(token_ids, data.batch([number], False)[FIELDS.index("token_ids"), 0])
+    assert len(data) >= 120  # past the end of a schedule a batch is filled with padding
+
+
 def test_ranks_share_the_global_order(world: Path) -> None:
     data, _ = made(world)
     alone = [batch["token_ids"].numpy() for batch in PackedLoader(data, 4, 3, False)]
@@ -145,47 +112,11 @@ def test_documents_read_back_as_they_were_written(world: Path) -> None:
     assert shown["u0"].startswith("<|begin_of_audio|>") and shown["u0"].endswith("<|end_of_audio|><|endoftext|>")
 
 
-def test_interleaved_documents_become_text_for_the_ablation(world: Path) -> None:
-    data, _ = made(world, replace(CONFIG, spoken_share=0.0))
-    vocabulary = Vocabulary.of(load_tokenizer(world / "data" / "mix" / "tokenizer"), NUM_CODES)
-    interleaved = data.sources.index("interleaved")
-    records = [r for n in range(len(data)) for r in data.pieces(n) if r["source"] == interleaved]
-    assert records and not any(vocabulary.is_audio(int(i)) for record in records for i in data.tokens(record))
-
-
 def test_control_tokens_in_a_corpus_are_spelled_out(world: Path) -> None:
     tokenizer = load_tokenizer(world / "data" / "mix" / "tokenizer")
     vocabulary = Vocabulary.of(tokenizer, NUM_CODES)
     ids = Formats(tokenizer, vocabulary).text_document("hello <|user|> <|audio_3|>")
     assert vocabulary.user not in ids and not any(vocabulary.is_audio(i) for i in ids)
-
-
-AVAILABLE = {"text": 1000, "speech": 100, "asr": 200, "tts": 200, "interleaved": 2000}
-
-
-def test_the_plan_fills_the_rest_with_interleaved() -> None:
-    budgets = {b.source: b.planned for b in plan(replace(CONFIG, total_tokens=10_000), AVAILABLE)}
-    assert budgets == {"text": 3000, "speech": 100, "asr": 200, "tts": 200, "interleaved": 6500}
-
-
-@pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        ({"max_epochs": MaxEpochs(text=1, interleaved=20)}, "mix.max_epochs.text"),
-        ({"max_epochs": MaxEpochs(text=10, interleaved=2)}, "mix.max_epochs.interleaved"),
-        ({"total_tokens": 600}, "mix.total_tokens"),
-    ],
-)
-def test_a_plan_that_cannot_be_met_is_refused_by_name(change: dict, key: str) -> None:
-    with pytest.raises(ValueError, match=key):
-        plan(replace(CONFIG, **{"total_tokens": 10_000, **change}), AVAILABLE)
-
-
-def test_a_source_without_rows_is_refused(world: Path, tmp_path: Path) -> None:
-    write_world(tmp_path / "data")
-    write_table(tmp_path / "data" / "collect" / "texts", [text_row("t", "only held out", "test")], Text)
-    with pytest.raises(ValueError, match=r"max_epochs\.text.*inf epochs"):
-        made(tmp_path)
 
 
 def test_a_cut_shard_is_refused(tmp_path: Path) -> None:
@@ -212,22 +143,6 @@ def test_the_page_of_formats_shows_what_the_code_does() -> None:
 def test_permute_is_a_permutation(size: int, key: int) -> None:
     order = permute(np.arange(size), size, key)
     assert np.array_equal(np.sort(order), np.arange(size))
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=200))
-@settings(max_examples=40, deadline=None)
-def test_best_fit_keeps_every_document_and_no_bin_overflows(lengths: list[int]) -> None:
-    array = np.array(lengths)
-    bins = best_fit(array, 50)
-    assert sorted(i for one in bins for i in one) == list(range(len(lengths)))
-    assert all(array[one].sum() <= 50 for one in bins)
-    assert len(bins) <= max(1, 2 * -(-array.sum() // 50))
-
-
-def test_packing_wastes_little() -> None:
-    lengths = np.random.default_rng(0).integers(20, 200, 4000)
-    bins = best_fit(lengths, 512)
-    assert 1 - lengths.sum() / (len(bins) * 512) < 0.01
 
 
 def test_pieces_are_blind_to_each_other() -> None:

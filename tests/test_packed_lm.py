@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.attention.flex_attention import flex_attention
 
 import components.shared.packed_attention as packed_attention
+from components.shared.causal_lm_module import optimizer_of
 from components.shared.lm_config import ComputeConfig, Kept, OptimizerConfig, OptimizerKind
-from components.shared.lm_module import optimizer_of
 from components.shared.packed_attention import packed
 from components.shared.packed_lm import PackedLM, prepare, release, shard
 from components.shared.packing import Piece, collate, pack

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from components.config import load_config
-from components.synthesize.plan import Rates, main, report, steps, volumes
+from components.shared.rates import Rates
+from components.synthesize.plan import main, report, steps, volumes
 
 ROOT = Path(__file__).resolve().parents[1]
 RATES = Rates(ROOT / "docs/rates.yaml")

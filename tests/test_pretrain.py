@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,12 @@ from components.pretrain.config import PretrainConfig
 from components.pretrain.model import load
 from components.pretrain.stage import run
 from components.shared.lm_config import ComputeConfig, Kept, LmShapeConfig, OptimizerConfig, OptimizerKind
+from components.shared.loader_config import LabelsConfig, Learnt, LoaderConfig, Verify
+from components.shared.loss_guard import WatchConfig
 from components.shared.places import Inputs
 from components.shared.tracking import TerminalTracker
-from components.shared.training_config import TrainerConfig
+from components.shared.training_config import StrategyKind, TrainerConfig
+from tests.launchers import IN_PROCESS
 from tests.speech_rows import NUM_CODES, places, write_world
 from tests.test_mix import CONFIG as MIX
 
@@ -40,6 +44,8 @@ CONFIG = PretrainConfig(
     shape=SHAPE,
     batch_sequences=4,
     attend_across=False,
+    labels=LabelsConfig(text=Learnt.all, speech=Learnt.all, asr=Learnt.all, tts=Learnt.all, interleaved=Learnt.all),
+    loader=LoaderConfig(num_workers=0, verify=Verify.hashes, cache="", cache_gb=1.0, prefetch_sequences=0),
     loss_chunk=50,
     compute=ComputeConfig(compile=False, kept=Kept.everything),
     optimizer=OptimizerConfig(
@@ -59,8 +65,14 @@ CONFIG = PretrainConfig(
         log_every_steps=1,
         validate_every_steps=100,
         checkpoint_every_steps=5,
+        keep_last=1,
+        keep_every_steps=0,
+        resume_from="",
+        strategy=StrategyKind.auto,
     ),
+    watch=WatchConfig(spike_nats=0.0, memory_steps=1, skip_steps=[]),
     num_threads=1,
+    launcher=IN_PROCESS,
 )
 
 
@@ -129,3 +141,14 @@ def test_a_killed_run_goes_on_as_if_undisturbed(mixed: Path) -> None:
         load(mixed / "data" / name / "model").model.state_dict() for name in ("pretrain_whole", "pretrain_killed")
     ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_shard_that_changed_since_it_was_planned_is_refused(mixed: Path, tmp_path: Path) -> None:
+    shutil.copytree(mixed / "data", tmp_path / "data")
+    path = tmp_path / "data" / "mix" / "shards" / "text-00000.bin"
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.unlink()  # it may be another name of a file in the work folder
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"text-00000\.bin: got sha256 [0-9a-f]{64}, wanted [0-9a-f]{64}"):
+        train(tmp_path, CONFIG, Curves(), "pretrain")

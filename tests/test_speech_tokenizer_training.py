@@ -133,7 +133,7 @@ class Stop(Exception):
 def test_a_run_that_was_killed_and_resumed_ends_bit_equal(data: Path, tmp_path: Path) -> None:
     whole, loader = training(data, SMALL)
     with seeded(1):
-        fit(whole, loader, None, SMALL.trainer, tracker=Kept(), work=tmp_path / "whole", what="t")
+        fit(whole, loader, None, SMALL.trainer, tracker=Kept(), checkpoints=tmp_path / "whole", what="t")
 
     killed, loader = training(data, SMALL)
     step = killed.training_step
@@ -145,10 +145,10 @@ def test_a_run_that_was_killed_and_resumed_ends_bit_equal(data: Path, tmp_path: 
 
     killed.training_step = training_step  # type: ignore[method-assign]
     with seeded(1), pytest.raises(Stop):
-        fit(killed, loader, None, SMALL.trainer, tracker=Kept(), work=tmp_path / "killed", what="t")
+        fit(killed, loader, None, SMALL.trainer, tracker=Kept(), checkpoints=tmp_path / "killed", what="t")
     resumed, loader = training(data, SMALL)
     with seeded(2):
-        fit(resumed, loader, None, SMALL.trainer, tracker=Kept(), work=tmp_path / "killed", what="t")
+        fit(resumed, loader, None, SMALL.trainer, tracker=Kept(), checkpoints=tmp_path / "killed", what="t")
     for (name, a), b in zip(whole.network.state_dict().items(), resumed.network.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -175,7 +175,7 @@ def test_batches_are_added_up_to_a_step_and_the_codebook_stays_in_float32(data: 
     module, loader = training(data, replace(SMALL, trainer=trainer, quantize_from_step=0))
     tracker = Kept()
     with seeded(1):
-        fit(module, loader, None, trainer, tracker=tracker, work=tmp_path, what="t")
+        fit(module, loader, None, trainer, tracker=tracker, checkpoints=tmp_path, what="t")
     encoder = module.network.encoder
     assert loader.given >= 12 and int(encoder.training_passes) in (11, 12)
     assert {value.dtype for value in encoder.state_dict().values()} == {torch.float32, torch.int64}
@@ -196,7 +196,7 @@ config = replace(SMALL, batch_s=8.0 / ranks, lr=1e-4, num_codes=63, trainer=repl
 torch.set_num_threads(1)
 module, loader = training(data, config, int(os.environ.get("RANK", "0")), ranks)
 with seeded(1):
-    fit(module, loader, None, config.trainer, tracker=Kept(), work=target.parent / f"work-{{ranks}}", what="t")
+    fit(module, loader, None, config.trainer, tracker=Kept(), checkpoints=target.parent / f"work-{{ranks}}", what="t")
 if os.environ.get("RANK", "0") == "0":
     torch.save((module.network.state_dict(), module.restarts), target)
 """

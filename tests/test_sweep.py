@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -87,6 +88,22 @@ def test_settings_of_both_files_are_swept_into_one_table_and_nothing_runs_twice(
     assert (project / "params.yaml").read_text() == "scale: toy\narea: {width: 2.0}\n"
 
 
+def test_every_seed_is_a_run_and_the_table_gives_their_mean(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "stage.py").write_text(STAGE.replace('params["width"]', 'params["width"] * params.get("seed", 1)'))
+    figures = {"area": "area area"}
+    content: dict[str, Any] = {"targets": ["area"], "experiments": {"low": {"area.height": 1}}, "figures": figures}
+    content |= {"common": {"area.width": 3.0}, "seeds": {"values": [5, 7, 9], "sections": ["area"]}}
+    (project / "conf" / "sweep" / "areas.yaml").write_text(yaml.safe_dump(content))
+    commit(project)
+    monkeypatch.chdir(project)
+    sweep.main(["areas", "--out", "table.json", "--figure", "areas.png"])
+    assert "| low | 21 ± 14.9 |" in capsys.readouterr().out  # Student's t of two degrees of freedom: 4.303 * 6 / 3**0.5
+    assert [row["area"] for row in json.loads((project / "table.json").read_text())] == [15.0, 21.0, 27.0]
+    assert (project / "areas.png").stat().st_size > 1000
+
+
 def test_an_experiment_that_fails_is_named_and_the_others_are_kept(project: Path) -> None:
     write(project, {"bad": {"area.height": -1}, "low": {"area.height": 1}})
     commit(project)
@@ -127,6 +144,7 @@ def test_what_cannot_be_swept_is_one_line(
     good = {"targets": ["area"], "experiments": {"a": {"b": 1}}, "figures": {"area": "area area"}}
     for changed, words in (
         ({"experiments": {}}, "experiments: got {}"),
+        ({"seeds": {"values": [1]}}, "seeds: got {'values': [1]}"),
         ({"experiments": {"a": None}}, "experiments.a: got None"),
         ({"figures": {"area": "area"}}, "figures.area: got 'area'"),
     ):
@@ -145,8 +163,9 @@ def test_every_shipped_sweep_names_settings_and_stages_that_exist(path: Path) ->
     known = set(stages(ROOT))
     assert set(found.targets) <= known
     assert {place.split()[0] for place in found.figures.values()} <= known
-    for settings in found.experiments.values():
-        assert len(sweep.assignments(settings, ROOT)) == len(settings)
+    for _, changed in found.runs().values():
+        assert len(sweep.assignments(changed, ROOT)) == len(changed)
     files = [ROOT / "params.yaml", *(ROOT / "conf" / "scale" / f"{scale}.yaml" for scale in SCALES)]
     settings = {name for file in files for name in keys(yaml.safe_load(file.read_text()), Config)}
-    assert {name for changed in found.experiments.values() for name in changed} <= settings
+    named = {name for own in (found.common, *found.experiments.values()) for name in own}
+    assert named <= settings

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from components.shared.executor import ExecutorConfig
+from components.shared.identity import FREE
 
 
 class CorpusKind(Enum):
@@ -248,5 +249,5 @@ class CollectConfig:
     """Which pieces of text are spoken."""
     lines_per_shard: int
     """Sentences that one worker speaks at a time."""
-    executor: ExecutorConfig
+    executor: ExecutorConfig = field(metadata=FREE)
     """Where recordings are read and sentences spoken."""

@@ -6,9 +6,9 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
 from components.shared.contracts import Dialogue
 from components.shared.formats import ChatTurn, Formats
@@ -69,7 +69,7 @@ class ChatLoader:
         """Batches of the whole run, also after a resume."""
         return self.num_batches
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         """The batches that are left; all of them when none is: a trainer stops at the last without asking for more."""
         if self.position >= self.num_batches:
             self.position = 0
@@ -85,7 +85,7 @@ class ChatLoader:
             part = packed[start : start + self.batch_size]
             part = part + [[]] * (self.batch_size - len(part))  # the last batch of an epoch is filled with padding
             self.position += 1
-            yield collate([self._sequence(numbers) for numbers in part])
+            yield {**collate([self._sequence(numbers) for numbers in part]), "number": number}
 
     def packed(self, epoch: int) -> list[list[int]]:
         """The sequences of an epoch as numbers of chats."""

@@ -72,7 +72,7 @@ def run(config: SftConfig, inputs: Inputs, outputs: Outputs, tracker: Tracker) -
     started = time.perf_counter()
     lm.model.train()
     with packed(lm.model):
-        metrics = fit(module, train, validation, trainer, tracker=tracker, work=outputs.work, what="sft")
+        metrics = fit(module, train, validation, trainer, tracker=tracker, checkpoints=outputs.checkpoints, what="sft")
     learnt = sum(len(piece.token_ids) for piece in chats["train"].pieces)
     slots = len(train.packed(0)) * config.sequence_length
     metrics |= module.summary() | {

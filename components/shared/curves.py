@@ -1,4 +1,4 @@
-"""Curves of a run that survive a kill: every point is appended to a file in the stage's work folder at once."""
+"""Curves of a run that survive a kill: every point is appended to a file beside its checkpoints at once."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from components.shared.manifest import write_json
 
-OF_THE_MACHINE = re.compile(r"^system/|(^|_)(seconds|per_s|real_time_factor|of_this_run)$")
+OF_THE_MACHINE = re.compile(r"^system/|(^|_)(seconds|per_s|real_time_factor|of_this_run|mfu)$")
 """Names of figures that say how fast a run was. They are tracked, and kept out of what must come out the same again."""
 
 
 class Curves:
     """Metric name -> points (step, value); what a resumed run logs again replaces what the killed one had logged."""
 
-    def __init__(self, work: Path, resumed: bool) -> None:
-        """Continue the points in work/curves.jsonl when the run resumes, else begin anew."""
-        self.path = work / "curves.jsonl"
+    def __init__(self, folder: Path, resumed: bool) -> None:
+        """Continue the points in <folder>/curves.jsonl when the run resumes, else begin anew."""
+        self.path = folder / "curves.jsonl"
         self.points: dict[str, dict[int, float]] = {}
         if not resumed:
             self.path.unlink(missing_ok=True)

@@ -3,8 +3,9 @@
     python -m components.shared.fingerprint [STAGE ...]      writes data/fingerprint/<stage>.txt
 
 A stage's code is every file of its room and, transitively, every `components` module that those import, also inside
-functions. Comments, docstrings and layout do not count. How a run is watched and started (tracking, gates, entry,
-launcher, the schema of the whole configuration) does not count either: it cannot change what a stage writes.
+functions. Comments, docstrings and layout do not count. How a run is watched, started and resumed (tracking, gates,
+entry, launcher, checkpoints, the schema of the whole configuration) does not count either, nor do plans of what a run
+costs: they cannot change what a stage writes.
 """
 
 from __future__ import annotations
@@ -22,16 +23,25 @@ GATES = "checks"
 LEFT_OUT = {
     "components.config",
     "components.entry",
+    "components.pretrain.footprint",
+    "components.pretrain.plan",
+    "components.shared.checkpoint_files",
+    "components.shared.checkpoints",
     "components.shared.checks",
     "components.shared.curves",
     "components.shared.delivery",
     "components.shared.fingerprint",
+    "components.shared.identity",
     "components.shared.launcher",
+    "components.shared.launcher_config",
     "components.shared.mlflow_store",
     "components.shared.provenance",
+    "components.shared.ranks",
     "components.shared.resume",
+    "components.shared.slurm",
     "components.shared.spool",
     "components.shared.tracking",
+    "components.synthesize.plan",
 }
 
 
@@ -52,7 +62,8 @@ def fingerprint(stage: str) -> str:
     if stage == GATES:
         start = {"components.shared.checks": CODE / "shared" / "checks.py"}
     elif (CODE / stage / "config.py").is_file():
-        start = {_name(path): path for path in sorted((CODE / stage).rglob("*.py")) if path.name != "__main__.py"}
+        files = {_name(path): path for path in sorted((CODE / stage).rglob("*.py")) if path.name != "__main__.py"}
+        start = {name: path for name, path in files.items() if name not in LEFT_OUT}
     else:
         raise ValueError(f"fingerprint: got {stage!r}, wanted one of {', '.join([*rooms(), GATES])}")
     modules = _closure(start)

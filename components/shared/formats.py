@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from components.shared.contracts import Segment
@@ -21,6 +22,18 @@ _WORDS = {
     "en": {"asr": "Transcribe:", "tts": "Say:", "space": " ", "stop": "."},
     "zh": {"asr": "转写：", "tts": "朗读：", "space": "", "stop": "。"},
 }
+
+Part = str | Sequence[int] | np.ndarray
+"""A stretch of a document: written text, or the codes of speech, any integer type."""
+
+
+class OutsideVocabularyError(ValueError):
+    """A speech code or token id that the vocabulary does not hold."""
+
+    def __init__(self, line: str, place: int) -> None:
+        """place: number of the document in its batch."""
+        super().__init__(line)
+        self.place = place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,35 +60,77 @@ class Formats:
         backend.encode_special_tokens = True
         return backend.encode(text, add_special_tokens=False).ids
 
-    def audio(self, codes: Sequence[int]) -> list[int]:
+    def audio(self, codes: Sequence[int] | np.ndarray) -> list[int]:
         """<|begin_of_audio|> codes <|end_of_audio|>."""
         v = self.vocabulary
         return [v.begin_of_audio, *v.to_ids(codes), v.end_of_audio]
 
+    def document(self, parts: Sequence[Part]) -> list[int]:
+        """Parts one after the other, then the end of the document."""
+        ids: list[int] = []
+        for part in parts:
+            ids += self.text(part) if isinstance(part, str) else self.audio(part)
+        return [*ids, self.vocabulary.end_of_text]
+
+    def documents(self, batch: Sequence[Sequence[Part]]) -> tuple[np.ndarray, np.ndarray]:
+        """Many documents at once, each as `document` makes it.
+
+        Returns their token ids in a row, (tokens,), uint32, and the tokens of each, (documents,), int64.
+        Raises OutsideVocabularyError, with the document's place in the batch.
+        """
+        backend = self.tokenizer.backend_tokenizer
+        backend.encode_special_tokens = True
+        backend.no_padding()  # a base LM's tokenizer.json may ask for either
+        backend.no_truncation()
+        texts = [part for parts in batch for part in parts if isinstance(part, str)]
+        encoded = iter(backend.encode_batch_fast(texts, add_special_tokens=False))
+        v = self.vocabulary
+        begin, end, stop = (np.array([i], np.uint32) for i in (v.begin_of_audio, v.end_of_audio, v.end_of_text))
+        pieces: list[np.ndarray] = []
+        lengths = np.ones(len(batch), np.int64)
+        for place, parts in enumerate(batch):
+            for part in parts:
+                if isinstance(part, str):
+                    pieces.append(np.array(next(encoded).ids, np.uint32))
+                    lengths[place] += len(pieces[-1])
+                else:
+                    pieces += [begin, self._audio_ids(part, place), end]
+                    lengths[place] += len(part) + 2
+            pieces.append(stop)
+        ids = np.concatenate(pieces) if pieces else np.empty(0, np.uint32)
+        if len(ids) and int(ids.max()) >= v.size:
+            first = int(np.argmax(ids >= v.size))
+            place = int(np.searchsorted(np.cumsum(lengths), first, side="right"))
+            raise OutsideVocabularyError(f"token id {ids[first]} is outside the vocabulary 0..{v.size - 1}", place)
+        return ids, lengths
+
+    def _audio_ids(self, codes: Sequence[int] | np.ndarray, place: int) -> np.ndarray:
+        values = np.asarray(codes, np.int64)
+        last = self.vocabulary.num_codes - 1
+        if values.max(initial=0) > last or values.min(initial=0) < 0:
+            bad = values[(values > last) | (values < 0)][0]
+            raise OutsideVocabularyError(f"speech code {bad} is outside 0..{last}", place)
+        return (values + self.vocabulary.first_audio_id).astype(np.uint32)
+
     def text_document(self, text: str) -> list[int]:
         """A text and the end of the document."""
-        return [*self.text(text), self.vocabulary.end_of_text]
+        return self.document([text])
 
     def speech_document(self, codes: Sequence[int]) -> list[int]:
         """Speech without text: what the model sees of unsupervised audio."""
-        return [*self.audio(codes), self.vocabulary.end_of_text]
+        return self.document([codes])
 
     def asr_document(self, codes: Sequence[int], text: str, language: str) -> list[int]:
         """Speech, then its text: `Transcribe:` audio text."""
-        words = _words(language)
-        return [*self.text(words["asr"]), *self.audio(codes), *self.text_document(words["space"] + text)]
+        return self.document(asr_parts(codes, text, language))
 
     def tts_document(self, codes: Sequence[int], text: str, language: str) -> list[int]:
         """Text, then the speech that says it: `Say:` text audio."""
-        words = _words(language)
-        return [*self.text(words["tts"] + words["space"] + text), *self.speech_document(codes)]
+        return self.document(tts_parts(codes, text, language))
 
     def interleaved_document(self, segments: Sequence[Segment]) -> list[int]:
         """A document whose speech spans stand in the place of their text (paper, section 2.3)."""
-        ids: list[int] = []
-        for segment in segments:
-            ids += self.audio(segment.tokens) if segment.modality == "speech" else self.text(segment.text)
-        return [*ids, self.vocabulary.end_of_text]
+        return self.document([s.tokens if s.modality == "speech" else s.text for s in segments])
 
     def context(self, said: str | Sequence[int]) -> list[int]:
         """What is scored from: a question or the beginning of a story, written or spoken, in no other words."""
@@ -137,6 +192,18 @@ class Formats:
     def show(self, ids: Sequence[int]) -> str:
         """Token ids as a person reads them, control and speech tokens spelled out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def asr_parts(codes: Sequence[int] | np.ndarray, text: str, language: str) -> list[Part]:
+    """A spoken sentence, then what was said. Raises ValueError for a language without words for it."""
+    words = _words(language)
+    return [words["asr"], codes, words["space"] + text]
+
+
+def tts_parts(codes: Sequence[int] | np.ndarray, text: str, language: str) -> list[Part]:
+    """A sentence to say, then its speech. Raises ValueError for a language without words for it."""
+    words = _words(language)
+    return [words["tts"] + words["space"] + text, codes]
 
 
 def alternate(text_ids: Sequence[int], audio_ids: Sequence[int]) -> list[int]:

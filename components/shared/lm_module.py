@@ -1,21 +1,37 @@
-"""The LightningModule of every language model here: packed batches, AdamW or Muon, losses by modality and by source."""
+"""The LightningModule of speech-text LMs: packed batches, losses by modality and by source, a watch on every step."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from components.shared.lm_config import ComputeConfig, OptimizerConfig, OptimizerKind
-from components.shared.muon import MuonWithAdamW
-from components.shared.packed_lm import PackedLM, prepare, release, shard
+from components.shared.causal_lm_module import CausalLMModule
+from components.shared.flops import TokenCost, peak_flops
+from components.shared.lm_config import ComputeConfig, OptimizerConfig
+from components.shared.loss_guard import LossGuard
+from components.shared.loss_sums import LossSums
+from components.shared.strategies import among_ranks
+from components.shared.throughput import Throughput
 from components.shared.tokens import Vocabulary
-from components.shared.training import ClippedModule, linear_schedule
 
 
-class LanguageModelModule(ClippedModule):
+@dataclass(frozen=True, kw_only=True)
+class Spike:
+    """A step that was not taken, because its loss or its gradient was not what a step's is."""
+
+    batches: list[int]
+    """Numbers of the step's batches in the schedule."""
+    loss: float
+    """Nats a token, over all ranks."""
+    gradient_norm: float
+    reason: str
+
+
+class LanguageModelModule(CausalLMModule):
     """Trains a causal LM on packed batches; knows neither rooms nor trackers."""
 
     def __init__(
@@ -29,107 +45,97 @@ class LanguageModelModule(ClippedModule):
         chunk: int,
         log_every_steps: int,
         compute: ComputeConfig | None = None,
+        guard: LossGuard | None = None,
+        on_spike: Callable[[Spike], None] | None = None,
     ) -> None:
-        """sources: names of the numbers in batch["sources"]; chunk: tokens whose logits are held at a time.
+        """sources: names of the numbers in batch["sources"]; for the rest see CausalLMModule.
 
-        compute: how a step is computed; None: nothing is compiled and nothing recomputed.
+        guard: judges every step before it is taken; on_spike: called on every rank with a step that it refuses, raises.
         """
-        super().__init__()
-        self.packed = PackedLM(model, num_real=vocabulary.size, chunk=chunk)
-        self.compute = compute
-        self.vocabulary = vocabulary
-        self.optimizer = optimizer
-        self.num_steps = num_steps
-        self.sources = sources
-        self.log_every_steps = log_every_steps
+        super().__init__(
+            model,
+            vocabulary,
+            optimizer,
+            num_steps=num_steps,
+            chunk=chunk,
+            log_every_steps=log_every_steps,
+            compute=compute,
+        )
+        self.guard, self.on_spike = guard, on_spike
         self.last: dict[str, float] = {}
-        """What was logged last: loss and its parts, tokens_per_s, learning_rate."""
-        self._seen = 0
-        self._since = time.perf_counter()
-
-    @property
-    def model(self) -> Any:
-        """The Hugging Face model inside, for saving; not a second name in checkpoints."""
-        return self.packed.model
-
-    def configure_model(self) -> None:
-        """Fuse, recompute, compile and, where there is a mesh of devices, shard the model; once more does nothing."""
-        prepare(self.packed, self.compute)
-        if self.device_mesh is not None:
-            shard(self.packed, self.device_mesh["data_parallel"], self.trainer.precision)
-
-    def teardown(self, stage: str) -> None:
-        """Give the layers back as they were, for generation and export."""
-        release(self.packed)
+        """What was logged last: loss and its parts, tokens_per_s, mfu, learning_rate, sequences_read."""
+        self._sums, self._held_out = LossSums(vocabulary, sources), LossSums(vocabulary, sources)
+        self._step = LossSums(vocabulary, [])
+        self._batches: list[int] = []
+        self._throughput = Throughput(TokenCost.of(model))
 
     def on_train_start(self) -> None:
         """Start the clock of the throughput."""
-        self._seen, self._since = 0, time.perf_counter()
+        dtype = torch.bfloat16 if str(self.trainer.precision).startswith("bf16") else torch.float32
+        self._throughput.peak_flops = peak_flops(self.device, dtype) * self.trainer.world_size
+        self._throughput.restart()
 
-    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Loss of one batch; at every log_every_steps the parts of it and the speed."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        """Mean loss over the labels that all ranks have in this batch: the same on any number of ranks."""
         loss, nll, learnt = self.packed(batch)
-        self._seen += int((batch["segments"] > 0).sum())
+        for sums in (self._sums, self._step):
+            sums.add(batch, nll, learnt)
+        self._throughput.add(batch)
+        self._batches.append(int(batch["number"]))
+        return among_ranks(loss, learnt.sum())
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip, judge the step that is about to be taken, and log: here alone its gradient is known and it can stop."""
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        batches, self._batches = self._batches, []
+        if self.guard is not None:
+            loss, norm = self._step.means(self._over_ranks).get("loss", 0.0), float(self.gradient_norm)
+            if (reason := self.guard.look(loss, norm)) and self.on_spike is not None:
+                self.on_spike(Spike(batches=batches, loss=loss, gradient_norm=norm, reason=reason))
         if (self.global_step + 1) % self.log_every_steps == 0:
-            values = {name: float(value.mean()) for name, value in self._parts(batch, nll, learnt).items()}
-            now = time.perf_counter()
-            values["tokens_per_s"] = self._seen / (now - self._since)
-            values["learning_rate"] = float(self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-            self.last = {"loss": float(loss.detach()), **values}
+            self.last = self._sums.means(self._over_ranks) | {"learning_rate": float(optimizer.param_groups[0]["lr"])}
+            self.last |= self._throughput.take(self._over_ranks, self.trainer.world_size)
             self.log_dict(self.last, batch_size=1)
-            self._seen, self._since = 0, now
-        return loss
 
-    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
-        """Losses of held-out sequences, each mean weighted by its number of tokens."""
-        _, nll, learnt = self.packed(batch)
-        for name, part in {"loss": nll, **self._parts(batch, nll, learnt)}.items():
-            if len(part):
-                self.log(f"validation_{name}", part.mean(), batch_size=len(part), on_epoch=True, on_step=False)
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Losses of held-out sequences."""
+        self._held_out.add(batch, *self.packed(batch)[1:])
 
-    def summary(self) -> dict[str, float]:
-        """train_loss and tokens_per_s (without padding and validation) as they were logged last."""
-        return {"train_loss": self.last["loss"], "tokens_per_s": self.last["tokens_per_s"]} if self.last else {}
+    def on_validation_epoch_end(self) -> None:
+        """Mean losses over all held-out labels, by modality and by source."""
+        for name, value in self._held_out.means(self._over_ranks).items():
+            self.log(f"validation_{name}", value, batch_size=1)
 
     def on_validation_end(self) -> None:
         """Leave the time of validation out of the throughput."""
-        self._seen, self._since = 0, time.perf_counter()
+        self._throughput.restart()
 
-    def _parts(
-        self, batch: dict[str, torch.Tensor], nll: torch.Tensor, learnt: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """The labels' losses by modality of the label and by source: name -> (labels of that part,)."""
-        labels, sources = batch["labels"][learnt], batch["sources"][learnt]
-        v = self.vocabulary
-        speech = (labels >= v.first_audio_id) & (labels < v.first_audio_id + v.num_codes)
-        parts = {"loss_text": nll[~speech], "loss_speech": nll[speech]}
-        for number, name in enumerate(self.sources):
-            parts[f"loss_{name}_source"] = nll[sources == number]
-        return {name: part for name, part in parts.items() if len(part)}
+    def summary(self) -> dict[str, float]:
+        """train_loss, tokens_per_s (without padding and validation) and mfu as they were logged last."""
+        names = {"train_loss": "loss", "tokens_per_s": "tokens_per_s", "mfu": "mfu"}
+        return {name: self.last[logged] for name, logged in names.items()} if self.last else {}
 
-    def configure_optimizers(self) -> Any:
-        """AdamW or Muon, without decay of vectors, under the linear schedule."""
-        config = self.optimizer
-        optimizer = optimizer_of(self.model, config)
-        factor = linear_schedule(config.peak_lr, config.final_lr, config.warmup_steps, self.num_steps)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the curves and the guard remember, so that a run that goes on draws and judges the same."""
+        first = self.trainer.global_rank == 0
+        checkpoint["watch"] = {"sums": self._sums.gather(self._over_ranks, first), "last": self.last}
+        if self.guard is not None:
+            checkpoint["watch"]["guard"] = self.guard.state_dict()
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The counterpart; rank 0 alone takes over the sums."""
+        state = checkpoint["watch"]
+        self.last = state["last"]
+        if self.trainer.global_rank == 0:
+            self._sums.restore(state["sums"])
+        if self.guard is not None and "guard" in state:
+            self.guard.load_state_dict(state["guard"])
 
-def optimizer_of(model: PreTrainedModel, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW or Muon for a causal LM at the peak learning rate; vectors are not decayed."""
-    learnt = [p for p in model.parameters() if p.requires_grad]
-    betas = (config.beta1, config.beta2)
-    if config.kind is OptimizerKind.adamw:
-        groups = [
-            {"params": [p for p in learnt if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in learnt if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=config.peak_lr, betas=betas, fused=True)
-    outer = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
-    matrices: list[torch.Tensor] = []
-    rest: list[torch.Tensor] = []
-    for parameter in learnt:
-        inner = parameter.ndim == 2 and all(parameter is not other for other in outer)
-        (matrices if inner else rest).append(parameter)
-    return MuonWithAdamW(matrices, rest, lr=config.peak_lr, weight_decay=config.weight_decay, betas=betas)
+    def _over_ranks(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all ranks."""
+        return self.trainer.strategy.reduce(value.clone(), reduce_op="sum")  # type: ignore[return-value]

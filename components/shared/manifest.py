@@ -25,6 +25,7 @@ from components.shared.contracts import from_table, to_table
 Row = TypeVar("Row")
 NAME = "manifest.json"
 EXACT, RECORDED = "exact", "recorded"
+LOCAL, EXTERNAL = "local", "external"
 
 
 @dataclass(kw_only=True)
@@ -38,6 +39,8 @@ class Entry:
     sha256: str
     num_rows: int
     """Rows of a Parquet shard, 0 for any other file."""
+    uri: str = ""
+    """Where the file lies when it is not below the folder: s3://, gs://, https://, file:// ..."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +54,8 @@ class Manifest:
     files: list[Entry]
     extra: dict[str, Any]
     """What a reader needs beside the rows, such as num_codes."""
+    storage: str = LOCAL
+    """external: some files have a uri and are not below the folder (see external.py)."""
 
     @property
     def num_rows(self) -> int:
@@ -168,8 +173,17 @@ def seal(folder: Path, *, contract: str = "", extra: dict[str, Any] | None = Non
             relative = path.relative_to(folder).as_posix()
             files.append(Entry(path=relative, size=path.stat().st_size, sha256=sha256_of(path), num_rows=num_rows))
     manifest = Manifest(contract=contract, grade=grade, files=files, extra=extra or {})
-    write_json(folder / NAME, asdict(manifest))
+    write_manifest(folder, manifest)
     return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a folder's manifest; what says no more than that all files are local is left out."""
+    record = asdict(manifest)
+    record["files"] = [{key: value for key, value in file.items() if key != "uri" or value} for file in record["files"]]
+    if manifest.storage == LOCAL:
+        del record["storage"]
+    write_json(folder / NAME, record)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -196,9 +210,14 @@ def inside(folder: Path, relative: str) -> Path:
 
 
 def verify(folder: Path) -> Manifest:
-    """The manifest after every file it names was found with its size and sha256. Raises ValueError otherwise."""
+    """The manifest after every local file it names was found with its size and sha256. Raises ValueError otherwise.
+
+    Files in a store are verified when they are fetched (shard_cache.py).
+    """
     manifest = read_manifest(folder)
     for entry in manifest.files:
+        if entry.uri:
+            continue
         path = inside(folder, entry.path)
         if not path.is_file():
             raise ValueError(f"{path}: missing, but {folder / NAME} names it")

@@ -2,27 +2,35 @@
 
 A folder holds, for every source, shards <source>-00000.bin (uint32 token ids) with <source>-00000.offsets (uint64, one
 more than documents) and <source>-00000.ids.parquet (what the documents were called); and, for every split, the schedule
-<split>.pieces (records of PIECE) with <split>.sequences (uint64, one more than sequences). All are memory-mapped.
+<split>.pieces (records of PIECE) with <split>.sequences (uint64, one more than sequences). All are memory-mapped. The
+shards may lie in an object store instead (external.py); the schedule is always in the folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from components.shared.manifest import read_manifest
-from components.shared.packing import Piece, collate, pack
+from components.shared.manifest import Entry, read_manifest
+from components.shared.packing import FIELDS, LabelRule, lay_out
+from components.shared.shard_cache import ShardCache
+from components.shared.shard_maps import ShardMaps, mapped
 
 PIECE = np.dtype([("source", "<u2"), ("shard", "<u2"), ("document", "<u4"), ("start", "<u4"), ("length", "<u4")])
 """A stretch of one document: tokens start .. start + length of a document of a shard of a source."""
 _BLOCK = 1 << 20
 """Pieces that are counted at a time."""
+_IDS_A_GROUP = 1 << 16
+"""Document ids that are read to find one."""
+_LAZY = ("_maps", "_pieces", "_sequences")
+"""What every process opens for itself."""
 
 
 def write_documents(folder: Path, documents: list[list[int]], ids: list[str]) -> None:
@@ -33,36 +41,62 @@ def write_documents(folder: Path, documents: list[list[int]], ids: list[str]) ->
     flat = [token for document in documents for token in document]
     (folder / "tokens.bin").write_bytes(np.array(flat, dtype="<u4").tobytes())
     (folder / "tokens.offsets").write_bytes(offsets.astype("<u8").tobytes())
-    pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), folder / "ids.parquet")
+    write_ids(folder / "ids.parquet", ids)
+
+
+def write_ids(path: Path, ids: Sequence[str]) -> None:
+    """What the documents of a shard are called, in groups small enough to look one up."""
+    pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), path, row_group_size=_IDS_A_GROUP)
 
 
 class PackedData:
-    """Random access to the packed sequences of one split."""
+    """Random access to the packed sequences of one split. May be sent to another process, which opens its own maps."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        """folder: written by `mix`; split: train or validation. Raises ValueError when a file is missing or cut."""
+    def __init__(self, folder: Path, split: str, cache: ShardCache | None = None) -> None:
+        """folder: written by `mix`; split: train or validation; cache: for shards that lie in a store.
+
+        Raises ValueError when a file is missing or cut; shard_check.py looks at the hashes.
+        """
         manifest = read_manifest(folder)
+        self.entries = {entry.path: entry for entry in manifest.files}
         for entry in manifest.files:
-            path = folder / entry.path
-            if not path.is_file() or path.stat().st_size != entry.size:
-                raise ValueError(f"{path}: missing or not of {entry.size} bytes as planned; make it again with mix")
+            if not entry.uri:
+                check_size(folder, entry)
+            elif cache is None:
+                raise ValueError(f"{folder}: {entry.path} lies at {entry.uri}; wanted a cache to read it through")
         self.folder = folder
+        self.split = split
+        self.cache = cache if any(entry.uri for entry in manifest.files) else None
         self.sources: list[str] = manifest.extra["sources"]
         self.sequence_length: int = manifest.extra["sequence_length"]
         self.pad_id: int = manifest.extra["pad_id"]
         self.vocabulary_size: int = manifest.extra["vocabulary_size"]
-        self._pieces = _map(folder / f"{split}.pieces", PIECE)
-        self._sequences = _map(folder / f"{split}.sequences", np.dtype("<u8"))
-        counts = manifest.extra["shards"]
-        self._tokens = {
-            (number, shard): (
-                _map(base.with_suffix(".bin"), np.dtype("<u4")),
-                _map(base.with_suffix(".offsets"), "<u8"),
-            )
-            for number, source in enumerate(self.sources)
-            for shard in range(counts[source])
-            for base in [folder / f"{source}-{shard:05d}"]
-        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _LAZY}
+
+    @cached_property
+    def _maps(self) -> ShardMaps:
+        return ShardMaps(self.cache.share_bytes if self.cache else 0)
+
+    @cached_property
+    def _pieces(self) -> np.ndarray:
+        return mapped(self._open(f"{self.split}.pieces"), PIECE, mmap.MADV_NORMAL)[0]
+
+    @cached_property
+    def _sequences(self) -> np.ndarray:
+        return mapped(self._open(f"{self.split}.sequences"), np.dtype("<u8"), mmap.MADV_NORMAL)[0]
+
+    def _open(self, name: str) -> BinaryIO:
+        entry = self.entries.get(name)
+        if entry is None:
+            raise ValueError(f"{self.folder}: the schedule names {name}, the manifest does not; make it again with mix")
+        if entry.uri and self.cache:
+            return self.cache.open(entry)
+        return (self.folder / name).open("rb")
+
+    def _shard_name(self, source: int, shard: int) -> str:
+        return f"{self.sources[source]}-{shard:05d}"
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -72,13 +106,72 @@ class PackedData:
         """The schedule of sequence `number`: (pieces,), records of PIECE; none past the end."""
         if number >= len(self):
             return self._pieces[:0]
-        return self._pieces[int(self._sequences[number]) : int(self._sequences[number + 1])]
+        return self._pieces[self._sequences.item(number) : self._sequences.item(number + 1)]
 
     def tokens(self, record: np.void) -> np.ndarray:
         """The token ids of one record of the schedule: (length,), uint32."""
-        tokens, offsets = self._tokens[int(record["source"]), int(record["shard"])]
-        start = int(offsets[int(record["document"])]) + int(record["start"])
-        return tokens[start : start + int(record["length"])]
+        source, shard, document, start, length = record.item()
+        found = self._maps.get(self._shard_name(source, shard), self._open)
+        first, stop = found.place(document, start, length)
+        return found.tokens[first:stop]
+
+    def batch(self, numbers: Sequence[int], attend_across: bool, rule: LabelRule | None = None) -> np.ndarray:
+        """Sequences packed for training (see packing.pack): (FIELDS, sequences, T), int64; padding past the end.
+
+        rule: which tokens are labels; None: every one. Raises ValueError when a token is outside the vocabulary or a
+        sequence too long, ConnectionError when a store cannot be reached.
+        """
+        out = np.empty((len(FIELDS), len(numbers), self.sequence_length), np.int64)
+        chosen = [self.pieces(number) for number in numbers]
+        places: list[Iterable[tuple[np.ndarray, int, int]]] = [self._places(records) for records in chosen]
+        if self.cache is None:  # whose files must not be held longer than needed
+            places = [list(found) for found in places]  # all pages are asked for before the first is read
+        for column, (number, records) in enumerate(zip(numbers, chosen, strict=True)):
+            row, at = out[:, column], 0
+            for tokens, first, stop in places[column]:
+                end = at + stop - first
+                if end > self.sequence_length or stop > len(tokens):
+                    raise ValueError(self._unfit(number, records))
+                row[0, at:end] = tokens[first:stop]
+                at = end
+            if at and int(row[0, :at].max()) >= self.vocabulary_size:
+                raise ValueError(self._outside(records))
+            lay_out(row, records["length"].astype(np.int64), records["source"], self.pad_id, attend_across)
+            if rule is not None:
+                rule.apply(row[1], row[4])
+        return out
+
+    def _places(self, records: np.ndarray) -> Iterator[tuple[np.ndarray, int, int]]:
+        for source, shard, document, start, length in records.tolist():
+            held = self._maps.get(self._shard_name(source, shard), self._open)
+            yield held.tokens, *held.place(document, start, length)
+
+    def _unfit(self, number: int, records: np.ndarray) -> str:
+        total, folder = int(records["length"].sum()), self.folder
+        return (
+            f"{folder}: {self.split} sequence {number}: {len(records)} pieces of {total} tokens together do not fit "
+            f"into {self.sequence_length} or into their documents; make it again with mix"
+        )
+
+    def _outside(self, records: np.ndarray) -> str:
+        for record in records:
+            tokens = self.tokens(record)
+            if int(tokens.max()) >= self.vocabulary_size:
+                break
+        place = int(tokens.argmax())
+        return (
+            f"{self.folder}: source {self.sources[record['source']]}, document {self.document_id(record)!r}: token id "
+            f"{int(tokens[place])} at {int(record['start']) + place}, wanted 0..{self.vocabulary_size - 1}"
+        )
+
+    def files(self, numbers: Iterable[int]) -> list[Entry]:
+        """The shard files that sequences need, in the order of their first use."""
+        names: dict[str, None] = {}
+        for number in numbers:
+            records = self.pieces(number)
+            for source, shard in zip(records["source"].tolist(), records["shard"].tolist(), strict=True):
+                names[self._shard_name(source, shard)] = None
+        return [self.entries[f"{name}.{ending}"] for name in names for ending in ("bin", "offsets")]
 
     def count(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and pieces that the whole schedule holds of each source: (sources,) int64 each."""
@@ -93,60 +186,52 @@ class PackedData:
 
     def document_id(self, record: np.void) -> str:
         """What the document of a record was called in its table."""
-        source = self.sources[int(record["source"])]
-        path = self.folder / f"{source}-{int(record['shard']):05d}.ids.parquet"
-        return pq.read_table(path)["id"][int(record["document"])].as_py()
+        source, shard, document, _, _ = record.item()
+        return self._ids(source, shard, {document})[document]
 
-    def sequence(self, number: int, attend_across: bool) -> dict[str, np.ndarray]:
-        """Sequence `number` packed for training (see packing.pack); all padding when it is past the end."""
-        pieces = [Piece(self.tokens(record), int(record["source"])) for record in self.pieces(number)]
-        return pack(pieces, self.sequence_length, self.pad_id, attend_across)
+    def describe(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """What sequences hold: number and pieces (source, document: its id, start, length: tokens) of each."""
+        schedule = {number: self.pieces(number).tolist() for number in numbers}
+        wanted: dict[tuple[int, int], set[int]] = {}
+        for records in schedule.values():
+            for source, shard, document, _, _ in records:
+                wanted.setdefault((source, shard), set()).add(document)
+        ids = {key: self._ids(*key, documents) for key, documents in wanted.items()}
+        return [
+            {
+                "number": number,
+                "pieces": [
+                    {
+                        "source": self.sources[source],
+                        "document": ids[source, shard][document],
+                        "start": start,
+                        "length": length,
+                    }
+                    for source, shard, document, start, length in records
+                ],
+            }
+            for number, records in schedule.items()
+        ]
+
+    def _ids(self, source: int, shard: int, documents: set[int]) -> dict[int, str]:
+        """Document numbers of a shard -> what they were called; reads the groups of ids that hold them alone."""
+        found: dict[int, str] = {}
+        with self._open(f"{self._shard_name(source, shard)}.ids.parquet") as stream:
+            file = pq.ParquetFile(stream)
+            first = 0
+            for group in range(file.num_row_groups):
+                stop = first + file.metadata.row_group(group).num_rows
+                if inside := [document for document in documents if first <= document < stop]:
+                    column = file.read_row_group(group)["id"]
+                    found |= {document: column[document - first].as_py() for document in inside}
+                first = stop
+        return found
 
 
-def _map(path: Path, dtype: np.dtype | str) -> np.ndarray:
-    if path.stat().st_size == 0:
-        return np.empty(0, dtype)  # an empty file cannot be mapped
-    return np.memmap(path, dtype=dtype, mode="r")
-
-
-@dataclass
-class PackedLoader:
-    """Batches of a split in the order of the schedule; the whole state is the number of the next batch.
-
-    Rank r of R reads the r-th part of every global batch, so the order of the data is the same on any number of ranks.
-    """
-
-    data: PackedData
-    batch_size: int
-    """Sequences of a global batch."""
-    num_batches: int
-    attend_across: bool
-    rank: int = 0
-    world_size: int = 1
-    position: int = 0
-
-    def __post_init__(self) -> None:
-        if self.batch_size % self.world_size:
-            raise ValueError(f"batch: {self.batch_size} sequences do not divide by {self.world_size} ranks")
-
-    def __len__(self) -> int:
-        """Batches of the whole run, also after a resume."""
-        return self.num_batches
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """The batches that are left; all of them when none is: a trainer stops at the last without asking for more."""
-        if self.position >= self.num_batches:
-            self.position = 0
-        share = self.batch_size // self.world_size
-        while self.position < self.num_batches:
-            first = self.position * self.batch_size + self.rank * share
-            self.position += 1
-            yield collate([self.data.sequence(number, self.attend_across) for number in range(first, first + share)])
-
-    def state_dict(self) -> dict[str, int]:
-        """The number of the next batch."""
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a state."""
-        self.position = state["position"]
+def check_size(folder: Path, entry: Entry) -> None:
+    """Raise ValueError when a file of a folder is missing or of another size than planned."""
+    path = folder / entry.path
+    got = path.stat().st_size if path.is_file() else -1
+    if got != entry.size:
+        what = "missing" if got < 0 else f"got {got} bytes"
+        raise ValueError(f"{path}: {what}, wanted {entry.size} bytes as planned; make it again with mix")

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from components.shared.loader_config import LabelsConfig, Learnt
+
+if TYPE_CHECKING:  # it brings transformers, which a worker that reads tokens does not need
+    from components.shared.tokens import Vocabulary
+
 IGNORED = -100
 """Label of a position that is not learnt."""
+FIELDS = ("token_ids", "labels", "positions", "segments", "sources")
+"""What a packed sequence has for every token (see pack)."""
 
 
 @dataclass(frozen=True)
@@ -34,27 +42,53 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
     lengths: (documents,), 1..capacity. Equal lengths keep their order, so the result depends on nothing else.
     Raises ValueError when a document is longer than the capacity.
     """
+    order, ends = best_fit_bins(lengths, capacity)
+    return [one.tolist() for one in np.split(order, ends[:-1])] if len(ends) else []
+
+
+def best_fit_bins(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same bins in a row: (documents,), document numbers bin after bin, and (bins,), where each bin ends; int64.
+
+    Documents of one length go into a bin until no more fit, and into all bins of one room at a time: the outcome is
+    that of one document after the other, at a cost of pairs (length, room), not of documents.
+    Raises ValueError when a document is longer than the capacity.
+    """
     if len(lengths) and int(lengths.max()) > capacity:
         raise ValueError(f"packing: a document of {int(lengths.max())} tokens, wanted at most {capacity}")
-    bins: list[list[int]] = []
+    longest_first = np.argsort(-lengths.astype(np.int64), kind="stable")
+    values, counts = np.unique(lengths, return_counts=True)
+    bin_of: list[int] = []  # of the documents, longest first
     with_room: dict[int, list[int]] = {}
     occupied = 0  # bit r is set when some bin has r tokens left
-    for number in np.argsort(-lengths.astype(np.int64), kind="stable"):
-        length = int(lengths[number])
-        fitting = occupied >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            place = with_room[room].pop()
-            if not with_room[room]:
-                occupied &= ~(1 << room)
-        else:
-            room, place = capacity, len(bins)
-            bins.append([])
-        bins[place].append(int(number))
-        if room > length:
-            with_room.setdefault(room - length, []).append(place)
-            occupied |= 1 << (room - length)
-    return bins
+    num_bins = 0
+    for length, left in zip(values[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        while left:
+            fitting = occupied >> length
+            if fitting:
+                room = length + (fitting & -fitting).bit_length() - 1
+                bins = with_room[room]
+                each = room // length  # of these documents fill one such bin
+                used = min(len(bins), -(-left // each))
+                chosen = bins[: -used - 1 : -1]
+                del bins[-used:]
+                if not bins:
+                    occupied &= ~(1 << room)
+            else:
+                room, each = capacity, capacity // length
+                used = -(-left // each)
+                chosen = list(range(num_bins, num_bins + used))
+                num_bins += used
+            in_last = min(left - (used - 1) * each, each)
+            bin_of += chosen if each == 1 else [place for place in chosen for _ in range(each)][:left]
+            left -= (used - 1) * each + in_last
+            last = room - in_last * length
+            for rest, places in ((room - each * length, chosen[:-1]), (last, chosen[-1:])):
+                if rest and places:
+                    with_room.setdefault(rest, []).extend(places)
+                    occupied |= 1 << rest
+    bins_in_order = np.array(bin_of, np.int64)
+    order = longest_first[np.argsort(bins_in_order, kind="stable")]
+    return order, np.cumsum(np.bincount(bins_in_order, minlength=num_bins))
 
 
 def pack(pieces: Sequence[Piece], num_tokens: int, pad_id: int, attend_across: bool) -> dict[str, np.ndarray]:
@@ -64,26 +98,80 @@ def pack(pieces: Sequence[Piece], num_tokens: int, pad_id: int, attend_across: b
     whole sequence with attend_across); segments (1, 2, ... for the pieces, 0 for padding; all 1 with attend_across);
     sources (of the label's document, -1 for padding).
     """
-    out = {
-        "token_ids": np.full(num_tokens, pad_id, dtype=np.int64),
-        "labels": np.full(num_tokens, IGNORED, dtype=np.int64),
-        "positions": np.zeros(num_tokens, dtype=np.int64),
-        "segments": np.zeros(num_tokens, dtype=np.int64),
-        "sources": np.full(num_tokens, -1, dtype=np.int64),
-    }
-    at = 0
-    for number, piece in enumerate(pieces, start=1):
-        stop = at + len(piece.token_ids)
-        assert stop <= num_tokens, f"pieces of more than {num_tokens} tokens"
-        out["token_ids"][at:stop] = piece.token_ids
-        target = piece.token_ids if piece.learn is None else np.where(piece.learn, piece.token_ids, IGNORED)
-        first = at - 1 if attend_across and at else at  # with attention across, a document's first token has a past
-        out["labels"][first : stop - 1] = target[1 - (at - first) :]
-        out["sources"][first:stop] = piece.source
-        out["positions"][at:stop] = np.arange(at, stop) if attend_across else np.arange(stop - at)
-        out["segments"][at:stop] = 1 if attend_across else number
-        at = stop
-    return out
+    out = np.empty((len(FIELDS), num_tokens), np.int64)
+    lengths = np.array([len(piece.token_ids) for piece in pieces], np.int64)
+    used = int(lengths.sum())
+    assert used <= num_tokens, f"pieces of more than {num_tokens} tokens"
+    if pieces:
+        np.concatenate([piece.token_ids for piece in pieces], out=out[0, :used], casting="unsafe")
+    lay_out(out, lengths, np.array([piece.source for piece in pieces], np.int64), pad_id, attend_across)
+    if any(piece.learn is not None for piece in pieces):
+        learn = [np.ones(len(p.token_ids), bool) if p.learn is None else p.learn for p in pieces]
+        out[1, : used - 1][~np.concatenate(learn)[1:]] = IGNORED
+    return dict(zip(FIELDS, out, strict=True))
+
+
+def lay_out(out: np.ndarray, lengths: np.ndarray, sources: np.ndarray, pad_id: int, attend_across: bool) -> None:
+    """Fill the rest of a sequence, in place, whose first row begins with the tokens of its pieces (see pack).
+
+    out: (FIELDS, T), int64; lengths: (pieces,), tokens of each piece, T at most together; sources: (pieces,).
+    A dozen calls whatever the number of pieces: at 100 pieces of 80 tokens the calls for each were all the time.
+    """
+    token_ids, labels, positions, segments, numbers = out
+    ends = np.cumsum(lengths)
+    used = int(ends[-1]) if len(ends) else 0
+    labels[: max(0, used - 1)] = token_ids[1:used]
+    numbers[:used] = np.repeat(sources, lengths)
+    if attend_across:
+        positions[:used] = np.arange(used)
+        segments[:used] = 1
+        labels[max(0, used - 1) : used] = IGNORED
+        numbers[ends[:-1] - 1] = sources[1:]  # with attention across, a document's first token has a past
+    else:
+        np.subtract(np.arange(used), np.repeat(ends - lengths, lengths), out=positions[:used])
+        segments[:used] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
+        labels[ends - 1] = IGNORED
+    for row, padding in zip(out, (pad_id, IGNORED, 0, 0, -1), strict=True):
+        row[used:] = padding
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """Which tokens are learnt, by the source of their document. Arrays are (sources,), bool.
+
+    Speech is a speech token or the end of audio, which says when speech ends; everything else is text.
+    """
+
+    text: np.ndarray
+    speech: np.ndarray
+    first_code: int
+    """Id of the first speech token."""
+    num_codes: int
+    end_of_audio: int
+
+    @classmethod
+    def of(cls, config: LabelsConfig, sources: Sequence[str], vocabulary: Vocabulary) -> LabelRule | None:
+        """The rule of a config for these sources; None when every token is learnt.
+
+        Raises ValueError for a source that the config does not know, and when nothing at all would be learnt.
+        """
+        kinds = []
+        for source in sources:
+            if not hasattr(config, source):
+                raise ValueError(f"pretrain.labels: no key for source {source!r}; wanted all, text, speech or none")
+            kinds.append(getattr(config, source))
+        if all(kind is Learnt.none for kind in kinds):
+            raise ValueError(f"pretrain.labels: none for all of {', '.join(sources)}; wanted something to learn")
+        if all(kind is Learnt.all for kind in kinds):
+            return None
+        text, speech = (np.array([kind in (Learnt.all, one) for kind in kinds]) for one in (Learnt.text, Learnt.speech))
+        return cls(text, speech, vocabulary.first_audio_id, vocabulary.num_codes, vocabulary.end_of_audio)
+
+    def apply(self, labels: np.ndarray, sources: np.ndarray) -> None:
+        """Set labels that are not learnt to IGNORED, in place; both (T,), int64, sources -1 for padding."""
+        speech = (labels >= self.first_code) & (labels < self.first_code + self.num_codes)
+        speech |= labels == self.end_of_audio
+        labels[~np.where(speech, self.speech[sources], self.text[sources])] = IGNORED
 
 
 def collate(sequences: Sequence[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:

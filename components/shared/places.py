@@ -64,12 +64,18 @@ class Outputs:
     root: Path
     """data/<stage>[/<item>] when published, runs/<stage>/<time> otherwise."""
     work: Path
-    """.work/<stage>[/<item>]: survives failures and restarts; keyed shards, checkpoints (resume.py)."""
+    """.work/<stage>[/<item>]: survives failures and restarts; keyed shards, checkpoints."""
+    checkpoints: Path = Path()
+    """Folder below `work` for what only a run with these settings, code and inputs may go on from (resume.py)."""
     item: str = ""
     """The matrix item, such as the model that evaluate looks at."""
     made: list[str] = field(default_factory=list)
     token: str = field(default_factory=lambda: str(os.getpid()))
     """Sets apart the unfinished folders of runs that write to the same place."""
+
+    def __post_init__(self) -> None:
+        if self.checkpoints == Path():
+            self.checkpoints = self.work / "checkpoints" / "run"
 
     def folder(self, name: str) -> Path:
         """A new empty folder that becomes <root>/<name> when the stage ends well."""

@@ -99,11 +99,22 @@ def grown_model(base: str, vocabulary: Vocabulary, num_base_tokens: int, pad_to:
     return model
 
 
-def save_model(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> None:
-    """Write a folder that transformers and SGLang load. Nothing is written through pickle."""
+def save_model(
+    folder: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    vocabulary: Vocabulary,
+    state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a folder that transformers and SGLang load. Nothing is written through pickle.
+
+    state: the model's tensors when they are not whole in the model itself; {} writes nothing, for a rank without them.
+    """
+    if state == {}:
+        return
     model.generation_config.eos_token_id = vocabulary.end_of_text
     model.generation_config.pad_token_id = vocabulary.pad
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
     write_json(folder / SPEECH_FILE, {"num_codes": vocabulary.num_codes, "vocabulary_size": vocabulary.size})
 

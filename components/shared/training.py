@@ -6,18 +6,18 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback
 
+from components.shared.checkpoints import Checkpoints, Keeping, newest
 from components.shared.heap import keep_memory
-from components.shared.manifest import atomic
-from components.shared.resume import CHECKPOINTS
+from components.shared.saving import Saving
+from components.shared.strategies import make_strategy, num_ranks, whole
 from components.shared.tracking import Tracker
 from components.shared.training_config import TrainerConfig
 
@@ -39,6 +39,9 @@ def linear_schedule(peak_lr: float, final_lr: float, warmup_steps: int, num_step
 class ClippedModule(lightning.LightningModule):
     """Clips the norm of all gradients and logs it; Lightning's own way refuses fused optimizers in mixed precision."""
 
+    gradient_norm: torch.Tensor
+    """Of the step that is being taken, before clipping: scalar."""
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -47,19 +50,8 @@ class ClippedModule(lightning.LightningModule):
     ) -> None:
         """gradient_clip_val: largest norm, None: only log."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
-        self.log("gradient_norm", norm, batch_size=1)
-
-
-class _WholeFiles(TorchCheckpointIO):
-    """Checkpoints that appear whole; Lightning's own pass through /tmp, and a move across disks is a copy."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save beside the path, then rename. Raises OSError when the disk is full, which torch hides behind its own."""
-        with atomic(Path(path)) as temporary, temporary.open("wb") as stream:
-            try:
-                torch.save(checkpoint, stream)
-            except RuntimeError as error:
-                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        self.gradient_norm = whole(norm)
+        self.log("gradient_norm", self.gradient_norm, batch_size=1)
 
 
 class _Curves(Callback):
@@ -105,43 +97,55 @@ def fit(
     config: TrainerConfig,
     *,
     tracker: Tracker,
-    work: Path,
+    checkpoints: Path,
     what: str,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, float]:
-    """Train a module for config.num_steps optimizer steps, from work/checkpoints/last.ckpt when that is there.
+    """Train a module for config.num_steps optimizer steps, from the last checkpoint of the folder when there is one.
 
-    train, validation: loaders (validation may be None). What the module logs under names that begin with "validation"
-    is a validation curve, everything else a training curve. Returns the validation metrics after the last step.
+    train, validation: loaders that know their rank (validation may be None); callbacks: more of Lightning's. What the
+    module logs under names that begin with "validation" is a validation curve, everything else a training curve.
+    Returns the validation metrics after the last step. All ranks call it.
+
+    Raises ValueError when the checkpoint to go on from is damaged or of another config, OSError when a disk is full.
     """
     quiet()
     keep_memory()
-    checkpoints = work / CHECKPOINTS
-    keeper = ModelCheckpoint(
-        dirpath=checkpoints, every_n_train_steps=config.checkpoint_every_steps, save_last=True, save_top_k=0
-    )
-    curves = _Curves(tracker, config.num_steps, config.log_every_steps, what)
+    keeper = Checkpoints(checkpoints, Keeping(last=config.keep_last, every_steps=config.keep_every_steps))
+    every = config.validate_every_steps if validation is not None else None
     trainer = lightning.Trainer(
         accelerator="auto",
-        **_ranks(),
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        num_nodes=num_ranks() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        strategy=make_strategy(config.strategy, keeper),
         max_steps=config.num_steps,
         max_epochs=-1,
         precision=config.precision,  # type: ignore[arg-type]
         gradient_clip_val=config.gradient_clip or None,
         accumulate_grad_batches=config.accumulate_batches,
-        val_check_interval=config.validate_every_steps * config.accumulate_batches if validation is not None else None,
+        val_check_interval=every and every * config.accumulate_batches,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[keeper, curves],
-        plugins=[_WholeFiles()],
+        enable_checkpointing=True,
+        callbacks=[
+            *callbacks,
+            curves := _Curves(tracker, config.num_steps, config.log_every_steps, what),
+            Saving(keeper, config.num_steps, config.checkpoint_every_steps, every),
+        ],
     )
-    last = checkpoints / "last.ckpt"
-    resume = str(last) if last.is_file() else None
-    if resume:
-        tracker.say(f"{what}: resuming from {last}")
-    trainer.fit(module, train, validation, ckpt_path=resume, weights_only=True)
+    start = newest(checkpoints) or (Path(config.resume_from) if config.resume_from else None)
+    if start:
+        tracker.say(f"{what}: resuming from {start}")
+    try:
+        trainer.fit(module, train, validation, ckpt_path=start)
+    except BaseException:
+        with contextlib.suppress(Exception):  # what ended the training says more
+            keeper.close()
+        raise
+    keeper.close()
     if validation is None:
         return {}
     if curves.validated_at != trainer.global_step:
@@ -149,17 +153,13 @@ def fit(
     return {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("validation")}
 
 
-def _ranks() -> dict[str, Any]:
-    """Lightning's settings for the ranks that launcher.py started, or for this process alone."""
-    world_size, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    return {"devices": local, "num_nodes": world_size // local, "strategy": "ddp" if world_size > 1 else "auto"}
-
-
 def quiet() -> None:
     """Silence Lightning's advice about workers and checkpoints; errors still show."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning").setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*val_dataloader.*", ".*litlogger.*"):
+    alone = ".*assuming the intent is to (save|load) in a single process.*"
+    ranks = ".*when logging on epoch level in distributed setting.*"  # modules sum over the ranks themselves
+    for text in (".*does not have many workers.*", ".*val_dataloader.*", ".*litlogger.*", alone, ranks):
         warnings.filterwarnings("ignore", text)
 
 

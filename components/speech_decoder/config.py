@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from components.shared.identity import FREE
 from components.shared.training_config import TrainerConfig
 
 
@@ -149,7 +150,7 @@ class DataConfig:
     """Utterances shorter than this are dropped, seconds."""
     keep_mels: bool
     """Keep every mel in memory after the first use; wants 100 MB an hour of audio."""
-    num_workers: int
+    num_workers: int = field(metadata=FREE)
     """Processes that read audio; 0: the stage's own."""
     num_validation: int
     """Utterances of the validation split that the losses are measured on."""

@@ -116,9 +116,14 @@ class DecoderModule(ClippedModule):
         mel = self.scale.normalise(batch.mel)
         return losses(weights, mel, batch, self.objective, flow=self.phase.flow, prompt_unit=self.prompt_unit)
 
-    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """Move the average towards the weights; the first steps count little, since they are far from the end."""
-        decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Move the average towards the weights; the first steps count little, since they are far from the end.
+
+        A part of the step, so that a checkpoint has it.
+        """
+        super().optimizer_step(*arguments, **named)
+        step = self.global_step + 1
+        decay = min(self.ema_decay, (1 + step) / (10 + step))
         average = [value.detach() for value in self.average.parameters()]
         torch._foreach_lerp_(average, [value.detach() for value in self.weights.parameters()], 1.0 - decay)
 

@@ -9,7 +9,6 @@ import torch
 
 from components.shared.manifest import seal
 from components.shared.places import Inputs, Outputs
-from components.shared.resume import CHECKPOINTS
 from components.shared.tracking import Tracker
 from components.shared.training import fit, seeded
 from components.speech_decoder.config import PhaseConfig, SpeechDecoderConfig
@@ -49,10 +48,9 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
         weights = Weights(flow, len(corpus.speakers))
     if config.straight_start:
         begin_straight(flow.velocity_network, NUM_BINS)
-    work = outputs.work / CHECKPOINTS
     metrics: dict[str, float] = {}
     for number, phase in enumerate(config.phases):
-        weights, losses = train_phase(phase, number, weights, scale, config, corpus, work, tracker)
+        weights, losses = train_phase(phase, number, weights, scale, config, corpus, outputs.checkpoints, tracker)
         metrics |= losses
 
     folder = outputs.folder("model")
@@ -89,7 +87,7 @@ def train_phase(
     scale: MelScale,
     config: SpeechDecoderConfig,
     corpus: Corpus,
-    work: Path,
+    checkpoints: Path,
     tracker: Tracker,
 ) -> tuple[Weights, dict[str, float]]:
     """One phase: the averaged weights at its end, and its last validation losses."""
@@ -113,8 +111,8 @@ def train_phase(
     held = part.validation[: config.data.num_validation]
     validation = FromStep(Batches(corpus, held, size, seed=seed, num_batches=None), lambda: 0, 0) if held else None
     loader = FromStep(train, lambda: module.global_step * phase.trainer.accumulate_batches, config.data.num_workers)
-    what = f"speech_decoder: {phase.name}"
-    last = fit(module, loader, validation, phase.trainer, tracker=tracker, work=work / phase.name, what=what)
+    folder, what = checkpoints / phase.name, f"speech_decoder: {phase.name}"
+    last = fit(module, loader, validation, phase.trainer, tracker=tracker, checkpoints=folder, what=what)
     return module.average, {name.rsplit("/", 1)[-1]: value for name, value in last.items()}
 
 

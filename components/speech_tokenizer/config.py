@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from components.shared.identity import FREE
 from components.shared.launcher import LauncherConfig
 from components.shared.training_config import TrainerConfig
 
@@ -103,7 +104,7 @@ class SpeechTokenizerConfig:
     """Weight of the distance to the pooled states of the un-quantised Whisper, ours; 0: transcripts alone."""
     text_from_step: int
     """Optimizer steps before transcripts are learnt as well; until then the distance alone, which needs no decoder."""
-    keep_in_memory: bool
+    keep_in_memory: bool = field(metadata=FREE)
     """Whether features and the un-quantised Whisper's states are computed once and kept, for corpora of some hours."""
     frozen: list[str]
     """Prefixes of parameter names that do not move, such as encoder.conv1 or decoder.embed_tokens."""
@@ -128,11 +129,11 @@ class SpeechTokenizerConfig:
     untranscribed: bool
     """Whether speech without a transcript is used as well, for the distance to the un-quantised Whisper."""
     augment: AugmentConfig
-    num_loaders: int
+    num_loaders: int = field(metadata=FREE)
     """Processes that read audio ahead; 0: the training process itself."""
-    checkpoint_activations: bool
+    checkpoint_activations: bool = field(metadata=FREE)
     """Whether layers are computed again in the backward pass to save memory."""
     num_validation: int
     """Validation clips whose word error rate is watched during training, spread over languages and origins."""
     trainer: TrainerConfig
-    launcher: LauncherConfig
+    launcher: LauncherConfig = field(metadata=FREE)

@@ -13,7 +13,6 @@ from components.shared.contracts import Utterance
 from components.shared.manifest import read_table, seal
 from components.shared.places import Inputs, Outputs
 from components.shared.recognizer import error_measure, word_error_rate
-from components.shared.resume import CHECKPOINTS
 from components.shared.tracking import Tracker
 from components.shared.training import fit, seeded
 from components.speech_tokenizer import checkpoint
@@ -90,7 +89,7 @@ def _train(
         if changes_waves(config.augment):
             raise ValueError("speech_tokenizer.keep_in_memory: got true, wanted false, since augment changes waves")
         autocast = torch.bfloat16 if config.trainer.precision.startswith("bf16") else None
-        path = outputs.work / CHECKPOINTS / "kept.safetensors"  # good for these inputs and this code alone
+        path = outputs.checkpoints / "kept.safetensors"  # good for these inputs and this code alone
         keep_in_memory(features, start.network.encoder, start.teacher, config.batch_s, path, autocast, tracker)
     rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     loader = Loader(Batches(train, config, rank, ranks), features, config.num_loaders)
@@ -102,7 +101,7 @@ def _train(
         watched if validation else None,
         config.trainer,
         tracker=tracker,
-        work=outputs.work,
+        checkpoints=outputs.checkpoints,
         what="speech_tokenizer",
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from components.shared.engine import EngineConfig
 from components.shared.executor import ExecutorConfig
+from components.shared.identity import FREE
 
 
 class SpanUnit(Enum):
@@ -55,7 +56,7 @@ class SynthesizeConfig:
     """Documents of one keyed shard on average, the unit of work and of restarts."""
     heard_per_shard: int
     """Spans of each shard that are transcribed."""
-    executor: ExecutorConfig
+    executor: ExecutorConfig = field(metadata=FREE)
     """Where shards are made."""
     engine: EngineConfig
     """What says the spans."""

@@ -11,15 +11,10 @@ import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from components.config import load_config
+from components.shared.rates import RATES, Rates, count, hours, size
 from components.synthesize.config import SynthesizeConfig
-
-RATES = Path("docs/rates.yaml")
-MAY_BE_ZERO = ("said_again_share", "text_compression", "interleaved_bytes_per_token", "packed_bytes_per_token")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,37 +39,6 @@ class Step:
     gpu_hours: float = 0.0
     core_hours: float = 0.0
     stored_bytes: float = 0.0
-
-
-class Rates:
-    """The rates file: every value beside its source."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises ValueError when the file is missing, is no YAML or holds a value without its source."""
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; wanted rates such as docs/rates.yaml")
-        try:
-            self.values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-        self.path = path
-
-    def of(self, *keys: str) -> float:
-        """A number above 0, or 0 where nothing is divided by it.
-
-        Raises ValueError when it is not there or has no source.
-        """
-        found: Any = self.values
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        name = ".".join(keys)
-        if not isinstance(found, dict) or not found.get("source"):
-            raise ValueError(f"{self.path}: {name}: got {found!r}, wanted {{value: ..., source: ...}}")
-        value = found.get("value")
-        least = "of 0 or more" if keys[-1] in MAY_BE_ZERO else "above 0"
-        if not isinstance(value, (int, float)) or value < 0 or (value == 0 and keys[-1] not in MAY_BE_ZERO):
-            raise ValueError(f"{self.path}: {name}: got {value!r}, wanted a number {least}")
-        return float(value)
 
 
 def volumes(config: SynthesizeConfig, tokens: float, rates: Rates) -> list[Volume]:
@@ -138,41 +102,23 @@ def report(config: SynthesizeConfig, tokens: float, gpus: int, cores: int, rates
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {volume.language} | {_count(volume.tokens)} | {_count(volume.speech_tokens)} | "
-        f"{_count(volume.speech_tokens / 12.5 / 3600)} | {_count(volume.units)} | {_size(volume.text_bytes)} |"
+        f"| {volume.language} | {count(volume.tokens)} | {count(volume.speech_tokens)} | "
+        f"{count(volume.speech_tokens / 12.5 / 3600)} | {count(volume.units)} | {size(volume.text_bytes)} |"
         for volume in found
     ]
     lines += ["", "| step | GPU hours | core hours | stored |", "|---|---|---|---|"]
     lines += [
-        f"| {step.name} | {_hours(step.gpu_hours)} | {_hours(step.core_hours)} | {_size(step.stored_bytes)} |"
+        f"| {step.name} | {hours(step.gpu_hours)} | {hours(step.core_hours)} | {size(step.stored_bytes)} |"
         for step in work
     ]
     stored = sum(step.stored_bytes for step in work)
     lines += [
-        f"| in all | {_hours(gpu_hours)} | {_hours(core_hours)} | {_size(stored)} |",
+        f"| in all | {hours(gpu_hours)} | {hours(core_hours)} | {size(stored)} |",
         "",
         f"On {gpus} GPUs and {cores} cores: {gpu_hours / gpus / 24:.1f} days of GPUs, {core_hours / cores / 24:.1f} "
         "days of cores; the two overlap but for the survey and the collecting.",
     ]
     return "\n".join(lines)
-
-
-def _count(value: float) -> str:
-    for size, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:,.1f}{name}"
-    return f"{value:,.0f}"
-
-
-def _size(value: float) -> str:
-    for size, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if value >= size:
-            return f"{value / size:,.1f} {name}"
-    return "" if value == 0 else f"{value / 1e3:,.1f} kB"
-
-
-def _hours(value: float) -> str:
-    return "" if value == 0 else f"{value:,.0f}" if value >= 10 else f"{value:,.2g}"
 
 
 def main(arguments: list[str]) -> None:

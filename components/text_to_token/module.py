@@ -7,14 +7,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from components.shared.lm_module import LanguageModelModule
+from components.shared.causal_lm_module import CausalLMModule
 from components.shared.packing import IGNORED, attention_mask
 from components.text_to_token.config import TextToTokenConfig
 from components.text_to_token.guidance import Guide
 
 
-class TextToTokenModule(LanguageModelModule):
-    """The shared module of language models with label smoothing, token accuracy and guided attention."""
+class TextToTokenModule(CausalLMModule):
+    """A causal LM with label smoothing, token accuracy and guided attention."""
 
     def __init__(self, model: Any, vocabulary: Any, config: TextToTokenConfig) -> None:
         """model: a Llama; vocabulary: of its tokenizer."""
@@ -23,7 +23,6 @@ class TextToTokenModule(LanguageModelModule):
             vocabulary,
             config.optimizer,
             num_steps=config.trainer.num_steps,
-            sources=["pairs"],
             chunk=1,
             log_every_steps=config.trainer.log_every_steps,
         )

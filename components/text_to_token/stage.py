@@ -82,7 +82,15 @@ def run(config: TextToTokenConfig, inputs: Inputs, outputs: Outputs, tracker: Tr
     batches = validation_loader(held_out, encoder, config.sequence_length, config.batch_size) if held_out else None
     torch.set_num_threads(config.engine.num_threads)
     with packed(model):
-        curve = fit(module, loader, batches, config.trainer, tracker=tracker, work=outputs.work, what="text_to_token")
+        curve = fit(
+            module,
+            loader,
+            batches,
+            config.trainer,
+            tracker=tracker,
+            checkpoints=outputs.checkpoints,
+            what="text_to_token",
+        )
     metrics = {
         "num_parameters": float(num_parameters),
         "num_pairs": float(len(examples)),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from components.shared.executor import ExecutorConfig
+from components.shared.identity import FREE
 
 
 class Dtype(Enum):
@@ -31,4 +32,4 @@ class TokenizeConfig:
     """CPU threads of each worker; part of the arithmetic, since sums are split over them."""
     readers_per_worker: int
     """Threads of each worker that read and resample the next recordings while it encodes; no part of the result."""
-    executor: ExecutorConfig
+    executor: ExecutorConfig = field(metadata=FREE)

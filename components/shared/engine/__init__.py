@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from components.shared.identity import FREE
 from components.shared.tracking import Progress, no_progress
 
 STOP, LENGTH, ERROR = "stop", "length", "error"
@@ -42,7 +43,7 @@ class EngineConfig:
     """Most tokens of a request, prompt and new ones together."""
     max_tokens: int
     """Most tokens of one prefill or scoring batch, padding included; bounds memory."""
-    num_threads: int
+    num_threads: int = field(metadata=FREE)
     """CPU threads of the model; results in float32 are byte-identical for equal numbers of threads."""
     logprobs: bool
     """Return the log-probability of each generated token."""
