@@ -29,8 +29,8 @@ from components.shared.lm_config import LmShapeConfig, OptimizerConfig, Optimize
 from components.shared.manifest import read_manifest, read_table
 from components.shared.packed_attention import packed
 from components.shared.packed_data import PackedData
-from components.shared.packed_loader import PackedLoader
 from components.shared.packed_lm import PackedLM
+from components.shared.packed_loader import PackedLoader
 from components.shared.packing import Piece, best_fit, collate, pack
 from components.shared.speech_lm import grown_model, random_model
 from components.shared.tokens import Vocabulary, load_tokenizer
