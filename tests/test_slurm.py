@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,8 @@ def start(project: Path, *overrides: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(project), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "components.tokenize", "--publish", *overrides]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=project, env=environment, text=True, **pipes)
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background of a shell does not
+    return subprocess.Popen(command, cwd=project, env=environment, text=True, preexec_fn=listens, **pipes)
 
 
 def wait_for(path: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_job_outlives_who_watches_it_and_is_found_again(project: Path, machine
     killed.wait()
 
     changed = start(project, "tokenize.seed=4")
-    _, said = changed.communicate()
+    _, said = changed.communicate(timeout=300)
     assert changed.returncode == 2
     assert "Slurm job 1 of other settings, code or launcher works here" in said.splitlines()[-1]
 
@@ -131,7 +133,7 @@ def test_a_job_outlives_who_watches_it_and_is_found_again(project: Path, machine
     line_with(stopped, "job 1 was submitted before")
     line_with(stopped, "job 1: RUNNING")
     stopped.send_signal(signal.SIGINT)
-    _, said = stopped.communicate()
+    _, said = stopped.communicate(timeout=300)
     assert stopped.returncode == 75
     line = "tokenize: stopped watching; job 1 goes on: start again to watch it, or end it with `scancel 1`"
     assert said.splitlines()[-1] == line
@@ -140,7 +142,7 @@ def test_a_job_outlives_who_watches_it_and_is_found_again(project: Path, machine
     while slurm.state_of("1")[0] == "RUNNING":
         time.sleep(0.1)
     finder = start(project)
-    out, said = finder.communicate()
+    out, said = finder.communicate(timeout=300)
     assert finder.returncode == 0, said
     assert jobs(machines) == ["1"]
     data = project / "data" / "tokenize"
@@ -154,7 +156,7 @@ def test_a_job_outlives_who_watches_it_and_is_found_again(project: Path, machine
 @pytest.mark.slow
 def test_a_rank_that_fails_ends_the_stage_with_its_line(project: Path) -> None:
     failing = start(project, "tokenize.fail=true")
-    _, said = failing.communicate()
+    _, said = failing.communicate(timeout=300)
     assert failing.returncode == 2
     assert said.strip().splitlines()[-1] == "tokenize: job 1: rank 1: row 7: got 1, wanted 2"
     assert "rank 1: row 7" in (project / ".work/tokenize/status.json").read_text()

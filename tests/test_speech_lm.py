@@ -95,15 +95,20 @@ def test_every_architecture_learns_from_packed_batches_as_from_documents_alone(
     torch.testing.assert_close(nll, torch.cat(alone), atol=1e-5, rtol=1e-5)
 
 
-def test_new_rows_are_average_words_of_which_no_two_are_alike(tmp_path: Path) -> None:
-    base = base_of(LlamaForCausalLM, tied=True)
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_rows_are_average_words_of_which_no_two_are_alike(tmp_path: Path, tied: bool) -> None:
+    base = base_of(LlamaForCausalLM, tied=tied)
     base.save_pretrained(tmp_path / "base")
     vocabulary = vocabulary_of()
     model = grown_model(str(tmp_path / "base"), vocabulary, 256, 64, seed=3)
-    speech = model.get_input_embeddings().weight[vocabulary.first_audio_id : vocabulary.size]
+    new = slice(vocabulary.first_audio_id, vocabulary.size)
+    speech = model.get_input_embeddings().weight[new]
     assert len(torch.unique(speech, dim=0)) == NUM_CODES
     old = base.get_input_embeddings().weight[:256]
-    assert (speech - old.mean(0)).norm(dim=1).max() < old.norm(dim=1).min()
+    spread = (speech - old.mean(0)).std() / old.std(0).mean()
+    assert spread.item() == pytest.approx(1.0 if tied else 0.1, rel=0.1)
+    if not tied:
+        assert model.get_output_embeddings().weight[new].std().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_a_base_with_a_window_of_attention_is_refused(tmp_path: Path) -> None:

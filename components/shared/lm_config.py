@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+
+from components.shared.identity import FREE
 
 
 @dataclass(kw_only=True)
@@ -65,16 +67,16 @@ class Kept(Enum):
     everything = "everything"
     """Nothing is computed again."""
     products = "products"
-    """Results of matrix products and of attention: about half of the memory for a few percent of the time."""
+    """Results of matrix products and of attention: half of the memory for a tenth of the time (docs/results.md)."""
     inputs = "inputs"
-    """A layer's input alone: the least memory, for a third more computation."""
+    """A layer's input alone: a seventh of the memory for a fifth of the time."""
 
 
 @dataclass(kw_only=True)
 class ComputeConfig:
     """How a step is computed; what it computes is the same with every choice, but for rounding."""
 
-    compile: bool
+    compile: bool = field(metadata=FREE)
     """torch.compile of the decoder layers."""
-    kept: Kept
+    kept: Kept = field(metadata=FREE)
     """What of a layer is held for the backward pass: everything, products or inputs."""

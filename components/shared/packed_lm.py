@@ -76,7 +76,8 @@ def prepare(packed: PackedLM, compute: ComputeConfig | None) -> None:
     """
     for module in packed.modules():
         if type(module).__name__.endswith("RMSNorm") and "forward" not in vars(module):
-            module.forward = MethodType(_fused_norm, module)  # not partial: torch.compile would compile it for every layer
+            # A partial would make torch.compile compile every layer anew.
+            module.forward = MethodType(_fused_norm, module)
     kept = compute.kept if compute else Kept.everything
     for layer in packed.layers:
         if "forward" in vars(layer):

@@ -21,8 +21,8 @@ from components.shared.tokens import Vocabulary, load_tokenizer
 SPEECH_FILE = "speech.json"
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Glm4ForCausalLM")
 """Causal LMs that transformers and SGLang both list."""
-NEW_ROW_NOISE = 0.1
-"""Spread of new rows around the mean of the old ones, relative to the spread of the old ones (guess)."""
+NOISE_TIED, NOISE_APART = 1.0, 0.1
+"""Spread of new embedding rows around the mean of the old ones, relative to theirs (docs/results.md, "New rows")."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,10 @@ def random_model(shape: LmShapeConfig, vocabulary: Vocabulary, max_length: int, 
 def grown_model(base: str, vocabulary: Vocabulary, num_base_tokens: int, pad_to: int, seed: int) -> Any:
     """A pre-trained text LM with rows for the new tokens; its logits of text tokens do not change.
 
-    base: hub id or folder; num_base_tokens: ids below it are the base's own. New rows of the embedding and of the head
-    are the mean of the base's rows plus noise of NEW_ROW_NOISE times their spread, so that a speech token starts as an
-    average word and no two start alike.
+    base: hub id or folder; num_base_tokens: ids below it are the base's own. New rows of the embedding are the mean of
+    the base's rows plus noise: a speech token starts as an average word, and no two start alike. Where it is the head
+    as well (tied), the noise is as wide as the base's rows are spread. New rows of a head of its own are small random
+    numbers, as in a fresh model: an average word there would make every speech token as likely as one.
     Raises ValueError when the base cannot be read or is of an architecture that no engine runs.
     """
     try:
@@ -86,14 +87,13 @@ def grown_model(base: str, vocabulary: Vocabulary, num_base_tokens: int, pad_to:
     size = max(rows, _padded(vocabulary.size, pad_to))
     model.resize_token_embeddings(size, mean_resizing=False)
     generator = torch.Generator().manual_seed(seed)
-    matrices = [model.get_input_embeddings().weight]
-    if not model.config.tie_word_embeddings:
-        matrices.append(model.get_output_embeddings().weight)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    new = (size - num_base_tokens, embedding.shape[1])
     with torch.no_grad():
-        for matrix in matrices:
-            old = matrix[:num_base_tokens]
-            noise = torch.randn(size - num_base_tokens, matrix.shape[1], generator=generator)
-            matrix[num_base_tokens:] = old.mean(0) + NEW_ROW_NOISE * old.std(0) * noise
+        old, noise = embedding[:num_base_tokens], NOISE_TIED if head is embedding else NOISE_APART
+        embedding[num_base_tokens:] = old.mean(0) + noise * old.std(0) * torch.randn(new, generator=generator)
+        if head is not embedding:
+            head[num_base_tokens:] = model.config.initializer_range * torch.randn(new, generator=generator)
     for name, value in _special_ids(vocabulary).items():
         setattr(model.config, name, value)
     return model
