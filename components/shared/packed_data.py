@@ -25,23 +25,10 @@ from components.shared.shard_maps import ShardMaps, mapped
 
 PIECE = np.dtype([("source", "<u2"), ("shard", "<u2"), ("document", "<u4"), ("start", "<u4"), ("length", "<u4")])
 """A stretch of one document: tokens start .. start + length of a document of a shard of a source."""
-_BLOCK = 1 << 20
-"""Pieces that are counted at a time."""
 _IDS_A_GROUP = 1 << 16
 """Document ids that are read to find one."""
 _LAZY = ("_maps", "_pieces", "_sequences")
 """What every process opens for itself."""
-
-
-def write_documents(folder: Path, documents: list[list[int]], ids: list[str]) -> None:
-    """One shard as a folder of its own: tokens.bin, tokens.offsets, ids.parquet."""
-    folder.mkdir(parents=True)
-    lengths = np.array([len(document) for document in documents], dtype=np.uint64)
-    offsets = np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths, dtype=np.uint64)])
-    flat = [token for document in documents for token in document]
-    (folder / "tokens.bin").write_bytes(np.array(flat, dtype="<u4").tobytes())
-    (folder / "tokens.offsets").write_bytes(offsets.astype("<u8").tobytes())
-    write_ids(folder / "ids.parquet", ids)
 
 
 def write_ids(path: Path, ids: Sequence[str]) -> None:
@@ -172,17 +159,6 @@ class PackedData:
             for source, shard in zip(records["source"].tolist(), records["shard"].tolist(), strict=True):
                 names[self._shard_name(source, shard)] = None
         return [self.entries[f"{name}.{ending}"] for name in names for ending in ("bin", "offsets")]
-
-    def count(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and pieces that the whole schedule holds of each source: (sources,) int64 each."""
-        tokens, pieces = np.zeros((2, len(self.sources)), np.int64)
-        for start in range(0, len(self._pieces), _BLOCK):
-            block = self._pieces[start : start + _BLOCK]
-            for number in range(len(self.sources)):
-                lengths = block["length"][block["source"] == number]
-                tokens[number] += int(lengths.sum(dtype=np.int64))
-                pieces[number] += len(lengths)
-        return tokens, pieces
 
     def document_id(self, record: np.void) -> str:
         """What the document of a record was called in its table."""

@@ -172,10 +172,13 @@ class _Sampler(threading.Thread):
 
 def _gpu() -> dict[str, float]:
     """Memory of the first CUDA device when the stage has torch loaded and uses it."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if not hasattr(cuda, "mem_get_info"):  # not there, or another thread still imports it
         return {}
-    free, total = torch.cuda.mem_get_info()
+    assert cuda is not None
+    if not cuda.is_available() or not cuda.is_initialized():
+        return {}
+    free, total = cuda.mem_get_info()
     return {"system/gpu_0_memory_usage_megabytes": (total - free) / 1e6}
 
 
