@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from components.mix.config import MixConfig
+from components.mix.config import FILLER, SOURCES, MixConfig
 from components.shared.contracts import Text
+from components.shared.loader_config import LabelsConfig
 from components.shared.manifest import read_table, write_table
 from components.shared.packed_data import PackedData
 from components.shared.tokens import Vocabulary, load_tokenizer
@@ -88,3 +89,7 @@ def test_all_arms_are_validated_on_the_same_sequences(arms: dict) -> None:
 
     seen = [held_out(root) for root, _, _ in arms.values()]
     assert seen[0] and all(one == seen[0] for one in seen[1:])
+
+
+def test_what_is_learnt_is_said_of_every_source() -> None:
+    assert {field.name for field in fields(LabelsConfig)} == {*SOURCES, FILLER}

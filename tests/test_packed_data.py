@@ -19,7 +19,9 @@ from components.shared.packing import IGNORED, LabelRule, Piece, pack
 from components.shared.tokens import Vocabulary
 from tests.packed_shards import LENGTH, PAD, SOURCES, write_shards
 
-ALL = LabelsConfig(text=Learnt.all, speech=Learnt.all, asr=Learnt.all, tts=Learnt.all, interleaved=Learnt.all)
+ALL = LabelsConfig(
+    text=Learnt.all, speech=Learnt.all, asr=Learnt.all, tts=Learnt.all, interleaved=Learnt.all, filler=Learnt.all
+)
 WORDS = Vocabulary(
     size=100, first_audio_id=60, num_codes=30, end_of_text=50, pad=PAD, system=51, user=52, assistant=53,
     begin_of_audio=54, end_of_audio=55,

@@ -44,7 +44,9 @@ CONFIG = PretrainConfig(
     shape=SHAPE,
     batch_sequences=4,
     attend_across=False,
-    labels=LabelsConfig(text=Learnt.all, speech=Learnt.all, asr=Learnt.all, tts=Learnt.all, interleaved=Learnt.all),
+    labels=LabelsConfig(
+        text=Learnt.all, speech=Learnt.all, asr=Learnt.all, tts=Learnt.all, interleaved=Learnt.all, filler=Learnt.all
+    ),
     loader=LoaderConfig(num_workers=0, verify=Verify.hashes, cache="", cache_gb=1.0, prefetch_sequences=0),
     loss_chunk=50,
     compute=ComputeConfig(compile=False, kept=Kept.everything),

@@ -33,6 +33,8 @@ class LabelsConfig:
     """Supervised pairs as text -> speech."""
     interleaved: Learnt
     """Interleaved documents."""
+    filler: Learnt
+    """Texts that fill the total where interleaved documents are fewer than it asks for."""
 
 
 class Verify(Enum):
