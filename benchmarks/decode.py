@@ -1,9 +1,13 @@
-"""How soon does a decoder speak, and how fast: block by block or the whole utterance at once, with 2 to 10 Euler steps?
+"""How soon does a decoder speak, and at what cost: block by block, in a single pass, or all over again at every block?
 
-    python -m benchmarks.decode [--model FOLDER | --scale tiny] [--tokens 62] [--threads 2] [--out decode.json]
+    python -m benchmarks.decode [--model FOLDER | --scale tiny] [--tokens 62] [--steps 2,10] [--threads 2] [--out FILE]
 
-Without a folder the weights are random in the shape of a scale: speed does not care. First audio is the time from the
-first token (all tokens of the first block at hand) to the first sample; the real-time factor is time over audio made.
+blocks: `stream()`, each block behind its history; causal: the same with the causal variant of the shape (only with
+random weights); whole: one pass when all tokens are there; again: at every full block one pass over all tokens so far,
+of which the new samples are kept, as code without a stream does. Without a folder the weights are random in the shape
+of a scale: speed does not care. Tokens come one by one and cost no time. First audio: compute until the first sample;
+longest push: the most that any push or the end computes; real-time factor: all compute over audio made; held: audio
+that the vocoder keeps back until more is known.
 """
 
 from __future__ import annotations
@@ -13,30 +17,51 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 import torch
+from torch import Tensor
 
 from components.config import load_config
 from components.speech_decoder.config import SamplerConfig
 from components.speech_decoder.flow import MelFlow
+from components.speech_decoder.griffin_lim import HELD_FRAMES
+from components.speech_decoder.hift import Hift, HiftConfig
 from components.speech_decoder.layout import MelScale, Saved, read
+from components.speech_decoder.mel import FRAMES_PER_S, SAMPLE_RATE_HZ
 from components.speech_decoder.model import SpeechDecoder
+from components.speech_decoder.vocoder import reach
 
-STEPS = (2, 4, 6, 10)
-REPEATS = 5
+REPEATS = 3
 TOKENS_PER_S = 12.5
+CAUSAL_BLOCKS = 3
+"""What a block of the causal rows sees: as much as two blocks of history show to the others."""
 
 
-def random_decoder(scale: str) -> Saved:
+class Row(TypedDict):
+    """One way of decoding; times are medians over repeats, in seconds."""
+
+    way: str
+    vocoder: str
+    steps: int
+    first_audio_s: float
+    longest_push_s: float
+    real_time_factor: float
+    held_s: float
+
+
+def random_decoder(scale: str, causal_blocks: int) -> Saved:
     """Random weights in the shape of a scale, 1024 codes."""
     config = load_config([f"scale={scale}"]).speech_decoder
+    shape = replace(config.shape, causal_blocks=causal_blocks)
     torch.manual_seed(0)
     return Saved(
-        flow=MelFlow(config.shape, 1024, config.compatible).eval(),
-        shape=config.shape,
+        flow=MelFlow(shape, 1024, config.compatible, TOKENS_PER_S).eval(),
+        shape=shape,
         tokens_per_s=TOKENS_PER_S,
         scale=MelScale(mean=-5.0, std=2.0),
         speakers={},
@@ -50,66 +75,146 @@ def random_decoder(scale: str) -> Saved:
     )
 
 
-def timed(work: Callable[[], float]) -> tuple[float, float]:
-    """Medians over repeats, after one to warm up, of (what work returns, its seconds)."""
-    work()
-    returned, seconds = [], []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        returned.append(work())
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(returned), statistics.median(seconds)
+def random_hift(channels: int) -> Hift:
+    """The published vocoder with random weights; published: 512 channels."""
+    torch.manual_seed(0)
+    config = HiftConfig(
+        in_channels=80,
+        base_channels=channels,
+        nb_harmonics=8,
+        sampling_rate=SAMPLE_RATE_HZ,
+        nsf_alpha=0.1,
+        nsf_sigma=0.003,
+        nsf_voiced_threshold=10,
+        upsample_rates=[8, 8],
+        upsample_kernel_sizes=[16, 16],
+        istft_params={"n_fft": 16, "hop_len": 4},
+        resblock_kernel_sizes=[3, 7, 11],
+        resblock_dilation_sizes=[[1, 3, 5]] * 3,
+        source_resblock_kernel_sizes=[7, 11],
+        source_resblock_dilation_sizes=[[1, 3, 5]] * 2,
+        lrelu_slope=0.1,
+        audio_limit=0.99,
+    )
+    return Hift(config, channels).eval()
 
 
-def measure(saved: Saved, tokens: torch.Tensor, device: torch.device) -> list[dict[str, float | str]]:
-    """One row for each way of decoding and number of steps."""
-    rows: list[dict[str, float | str]] = []
-    audio_s = len(tokens) / saved.tokens_per_s
-    for steps in STEPS:
-        sampler = SamplerConfig(num_steps=steps, guidance=saved.sampler.guidance)
-        decoder = SpeechDecoder(replace(saved, sampler=sampler), device)
+def in_blocks(decoder: SpeechDecoder, tokens: Tensor) -> Iterator[Tensor]:
+    """What each push of one token gives, then the end."""
+    stream = decoder.stream()
+    for token in tokens:
+        yield stream.push(token[None])
+    yield stream.finish()
 
-        def whole(decoder: SpeechDecoder = decoder) -> float:
-            started = time.perf_counter()
-            decoder.decode(tokens)
-            return time.perf_counter() - started
 
-        def blocks(decoder: SpeechDecoder = decoder) -> float:
-            started = time.perf_counter()
-            stream, first = decoder.stream(), 0.0
-            for token in tokens:  # as a language model hands them over
-                if len(stream.push(token[None])) and not first:
-                    first = time.perf_counter() - started
-            stream.finish()
-            return first or time.perf_counter() - started
+def in_one(decoder: SpeechDecoder, tokens: Tensor) -> Iterator[Tensor]:
+    """Everything at the end."""
+    yield decoder.decode_whole(tokens)
 
-        for way, work in (("whole", whole), ("blocks", blocks)):
-            first_s, seconds = timed(work)
-            rows.append({"way": way, "steps": steps, "first_audio_s": first_s, "real_time_factor": seconds / audio_s})
+
+def again(decoder: SpeechDecoder, tokens: Tensor) -> Iterator[Tensor]:
+    """At every full block, and at the end, the samples that a new pass over all tokens adds."""
+    given, block = 0, decoder.saved.shape.encoder.block_size or 10
+    for stop in [*range(block, len(tokens), block), len(tokens)]:
+        wave = decoder.decode_whole(tokens[:stop])
+        yield wave[given:]
+        given = len(wave)
+
+
+def timed(work: Callable[[], Iterator[Tensor]]) -> tuple[float, float, float]:
+    """Medians over repeats, after one to warm up, of (first audio, longest piece of work, all of it), seconds."""
+    runs = []
+    for _ in range(REPEATS + 1):
+        begun = last = time.perf_counter()
+        first, longest = 0.0, 0.0
+        for piece in work():
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+            if len(piece) and not first:
+                first = now - begun
+        runs.append((first, longest, time.perf_counter() - begun))
+    return tuple(statistics.median(column) for column in zip(*runs[1:], strict=True))  # type: ignore[return-value]
+
+
+def measure(
+    decoders: dict[str, Saved], vocoders: dict[str, Hift | None], tokens: Tensor, steps: list[int]
+) -> list[Row]:
+    """One row for each vocoder, number of steps and way of decoding.
+
+    decoders: published, and causal where that is measured too; vocoders: by name, None for Griffin-Lim.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ways = [("blocks", "published", in_blocks), ("whole", "published", in_one), ("again", "published", again)]
+    if "causal" in decoders:
+        ways.insert(1, ("causal", "causal", in_blocks))
+    rows: list[Row] = []
+    for name, vocoder in vocoders.items():
+        for count in steps:
+            for way, kind, pieces in ways:
+                saved = decoders[kind]
+                sampler = SamplerConfig(num_steps=count, guidance=saved.sampler.guidance)
+                decoder = SpeechDecoder(replace(saved, sampler=sampler, vocoder=vocoder), device)
+                first_s, longest_s, seconds = timed(partial(pieces, decoder, tokens))
+                held = 0 if way in ("whole", "again") else held_frames(vocoder)
+                rows.append(
+                    Row(
+                        way=way,
+                        vocoder=name,
+                        steps=count,
+                        first_audio_s=first_s,
+                        longest_push_s=longest_s,
+                        real_time_factor=seconds / (len(tokens) / saved.tokens_per_s),
+                        held_s=held / FRAMES_PER_S,
+                    )
+                )
     return rows
+
+
+def held_frames(vocoder: Hift | None) -> int:
+    """Frames that a stream's vocoder keeps back."""
+    return HELD_FRAMES if vocoder is None else reach(vocoder.config).latency
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="a decoder's folder")
     parser.add_argument("--scale", default="tiny", help="shape of random weights when no folder is given")
+    parser.add_argument("--hift-channels", type=int, default=128, help="width of a random HiFT; published: 512")
     parser.add_argument("--tokens", type=int, default=62, help="length of the utterance; 62 are 5 s")
+    parser.add_argument("--steps", default="2,10", help="numbers of Euler steps, with commas between")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    saved = read(Path(options.model)) if options.model else random_decoder(options.scale)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokens = torch.randint(0, saved.flow.num_codes, (options.tokens,), generator=torch.Generator().manual_seed(0))
-    rows = measure(saved, tokens, device)
-    audio_s = options.tokens / saved.tokens_per_s
+    if options.model:
+        decoders = {"published": read(Path(options.model))}
+    else:
+        decoders = {
+            "published": random_decoder(options.scale, 0),
+            "causal": random_decoder(options.scale, CAUSAL_BLOCKS),
+        }
+    own = decoders["published"].vocoder
+    vocoders = {"griffin_lim": None, "hift": own if own is not None else random_hift(options.hift_channels)}
+    num_codes = decoders["published"].flow.num_codes
+    tokens = torch.randint(0, num_codes, (options.tokens,), generator=torch.Generator().manual_seed(0))
+    rows = measure(decoders, vocoders, tokens, [int(count) for count in options.steps.split(",")])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    audio_s = options.tokens / decoders["published"].tokens_per_s
     print(f"{options.tokens} tokens, {audio_s:.1f} s of audio, {device}, {options.threads} threads")
-    print(f"{'way':8s}{'steps':>6s}{'first audio (s)':>17s}{'real-time factor':>18s}")
+    titles = f"{'first audio':>13s}{'longest push':>14s}{'real-time factor':>18s}{'held':>8s}"
+    print(f"{'way':8s}{'vocoder':13s}{'steps':>6s}{titles}")
     for row in rows:
-        print(f"{row['way']:8s}{row['steps']:6d}{row['first_audio_s']:17.3f}{row['real_time_factor']:18.3f}")
+        times = f"{row['first_audio_s']:11.3f} s{row['longest_push_s']:12.3f} s{row['real_time_factor']:18.3f}"
+        print(f"{row['way']:8s}{row['vocoder']:13s}{row['steps']:6d}{times}{row['held_s']:6.3f} s")
     if options.out:
-        what = {"model": options.model or f"random, {options.scale}", "tokens": options.tokens, "device": str(device)}
-        options.out.write_text(json.dumps({**what, "threads": options.threads, "rows": rows}, indent=1) + "\n")
+        what = {
+            "model": options.model or f"random, {options.scale}",
+            "hift": "the model's" if own is not None else f"random, {options.hift_channels} channels",
+            "tokens": options.tokens,
+            "device": device,
+            "threads": options.threads,
+        }
+        options.out.write_text(json.dumps({**what, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

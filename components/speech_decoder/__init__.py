@@ -4,7 +4,8 @@ Reads    data/tokenize/tokens        contracts.SpeechTokens, the code numbers of
          data/collect/utterances     contracts.Utterance, their audio
 Writes   data/speech_decoder/model   config.json, flow.safetensors (published key names), speakers.safetensors
 Method   token encoder with block attention -> length regulator -> U-Net flow (cosine time, Euler steps, guidance) ->
-         80-bin mel at 22.05 kHz -> Griffin-Lim; trained in phases, with a prior loss of ours that makes it converge
+         80-bin mel at 22.05 kHz -> Griffin-Lim or HiFT, block by block of tokens as a stream does; trained in phases,
+         with a prior loss of ours that makes it converge
 Source   speech decoder of GLM-4-Voice (design of CosyVoice, Du et al. 2024); prior loss after Matcha-TTS (Mehta et al.
          2024); averaged weights are saved
 """

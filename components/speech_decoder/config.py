@@ -55,6 +55,9 @@ class ShapeConfig:
     """Channels of a token's embedding; published: 512."""
     num_regulator_layers: int
     """Convolutions of the length regulator after stretching tokens to frames; published: 4."""
+    causal_blocks: int
+    """Causal variant: blocks of tokens that attention sees, a token's own and those before; convolutions then look back
+    alone and norms at one frame. 0: as published, all frames see each other. Ours, for training from scratch."""
     encoder: EncoderConfig
     unet: UNetConfig
 

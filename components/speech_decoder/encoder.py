@@ -15,29 +15,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.speech_decoder.causal import Past, seen_blocks
 from components.speech_decoder.config import EncoderConfig
 
 
 class Encoder(nn.Module):
     """A stack of attention blocks, normalised before each part and once at the end."""
 
-    def __init__(self, config: EncoderConfig, input_size: int) -> None:
+    def __init__(self, config: EncoderConfig, input_size: int, causal_blocks: int = 0) -> None:
+        """causal_blocks: see ShapeConfig; 0: a token sees all earlier blocks."""
         super().__init__()
-        self.block_size = config.block_size
+        self.block_size, self.causal_blocks = config.block_size, causal_blocks
         self.embed = _Projection(input_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.encoders = nn.ModuleList(_Block(config) for _ in range(config.num_blocks))
         self.after_norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, embedded: Tensor, valid: Tensor) -> Tensor:
-        """embedded: (B, T, input), float32; valid: (B, T), bool -> (B, T, D), float32; padded rows hold nothing."""
+    def forward(self, embedded: Tensor, valid: Tensor, *, first: int = 0, past: Past | None = None) -> Tensor:
+        """embedded: (B, T, input), float32; valid: (B, T), bool -> (B, T, D), float32; padded rows hold nothing.
+
+        past: of the causal variant, what came before these tokens, all of one block; the first is token `first`.
+        """
         num_tokens = embedded.shape[1]
         hidden = self.embed(embedded)
         hidden = self.dropout(hidden * math.sqrt(hidden.shape[-1]))
-        offsets = self.dropout(relative_positions(num_tokens, hidden.shape[-1]).to(hidden))
-        seen = block_mask(num_tokens, self.block_size, hidden.device) & valid[:, None, :]
+        num_before = 0 if past is None else min(first, (self.causal_blocks - 1) * self.block_size)
+        offsets = self.dropout(relative_positions(num_before + num_tokens, hidden.shape[-1]).to(hidden))
+        if past is None:
+            seen = block_mask(num_tokens, self.block_size, hidden.device, self.causal_blocks) & valid[:, None, :]
+        else:
+            seen = torch.ones(1, num_tokens, num_before + num_tokens, dtype=torch.bool, device=hidden.device)
         for block in self.encoders:
-            hidden = block(hidden, offsets, seen)
+            hidden = block(hidden, offsets, seen, past)
         return self.after_norm(hidden)
 
 
@@ -63,8 +72,8 @@ class _Block(nn.Module):
         self.norm_ff = nn.LayerNorm(config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, offsets: Tensor, seen: Tensor) -> Tensor:
-        hidden = hidden + self.dropout(self.self_attn(self.norm_mha(hidden), offsets, seen))
+    def forward(self, hidden: Tensor, offsets: Tensor, seen: Tensor, past: Past | None) -> Tensor:
+        hidden = hidden + self.dropout(self.self_attn(self.norm_mha(hidden), offsets, seen, past))
         return hidden + self.dropout(self.feed_forward(self.norm_ff(hidden)))
 
 
@@ -95,17 +104,22 @@ class RelativeAttention(nn.Module):
         nn.init.xavier_uniform_(self.pos_bias_u)
         nn.init.xavier_uniform_(self.pos_bias_v)
 
-    def forward(self, hidden: Tensor, offsets: Tensor, seen: Tensor) -> Tensor:
-        """hidden: (B, T, D); offsets: (2T-1, D), see relative_positions; seen: (B, T, T), bool -> (B, T, D)."""
-        num_tokens = hidden.shape[1]
+    def forward(self, hidden: Tensor, offsets: Tensor, seen: Tensor, past: Past | None = None) -> Tensor:
+        """hidden: (B, T, D); offsets: (2S-1, D), see relative_positions; seen: (B, T, S), bool -> (B, T, D).
+
+        S = T, or more where the past adds keys.
+        """
         query, key, value = (
             layer(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, T, K)
             for layer in (self.linear_q, self.linear_k, self.linear_v)
         )
-        position = self.linear_pos(offsets).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)  # (H, 2T-1, K)
-        distance = (query + self.pos_bias_v[:, None]) @ position.transpose(1, 2)  # (B, H, T, 2T-1)
-        steps = torch.arange(num_tokens, device=hidden.device)
-        column = (num_tokens - 1) - (steps[:, None] - steps[None, :])  # offset i - j stands in this column
+        if past is not None:
+            key, value = past.attend(self, key, value)
+        num_queries, num_keys = query.shape[2], key.shape[2]
+        position = self.linear_pos(offsets).unflatten(-1, (self.num_heads, -1)).transpose(0, 1)  # (H, 2S-1, K)
+        distance = (query + self.pos_bias_v[:, None]) @ position.transpose(1, 2)  # (B, H, T, 2S-1)
+        steps = torch.arange(num_keys, device=hidden.device)
+        column = (num_keys - 1) - (steps[num_keys - num_queries :, None] - steps)  # offset i - j stands in this column
         bias = distance.gather(-1, column.expand(*distance.shape[:2], -1, -1)) / math.sqrt(query.shape[-1])
         bias = bias.masked_fill(~seen[:, None], float("-inf"))
         dropout = self.dropout if self.training else 0.0
@@ -122,9 +136,12 @@ def relative_positions(num_tokens: int, size: int) -> Tensor:
     return torch.stack([torch.sin(offsets * rates), torch.cos(offsets * rates)], dim=-1).flatten(1)
 
 
-def block_mask(num_tokens: int, block_size: int, device: torch.device) -> Tensor:
-    """(T, T), bool: query i sees key j when j's block is i's own or an earlier one; block_size 0: everything."""
+def block_mask(num_tokens: int, block_size: int, device: torch.device, num_blocks: int = 0) -> Tensor:
+    """(T, T), bool: query i sees key j when j's block is i's own or an earlier one; block_size 0: everything.
+
+    num_blocks: with so many blocks at most, its own counted; 0: all earlier ones.
+    """
     if block_size == 0:
         return torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device)
     block = torch.arange(num_tokens, device=device) // block_size
-    return block[:, None] >= block[None, :]
+    return seen_blocks(block, num_blocks or num_tokens)

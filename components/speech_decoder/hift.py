@@ -89,17 +89,29 @@ class Hift(nn.Module):
 
     def source(self, pitch: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """pitch: (B, 1, S), Hz -> (B, 1, S): sines of the pitch and its overtones where voiced, noise elsewhere."""
+        start = self.first_turns(len(pitch), generator).to(pitch.device)
+        shape = (len(pitch), start.shape[1], pitch.shape[-1])
+        return self.excite(pitch, start, torch.randn(shape, generator=generator).to(pitch))[0]
+
+    def first_turns(self, num_rows: int, generator: torch.Generator | None = None) -> Tensor:
+        """Where the sines begin, as shares of a turn: (rows, 1 + overtones, 1), float64; the pitch itself at 0."""
+        start = torch.rand(num_rows, self.config.nb_harmonics + 1, 1, generator=generator).double() - 0.5
+        start[:, 0] = 0.0
+        return start
+
+    def excite(self, pitch: Tensor, start: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The source that goes on from `start`, and where its sines stand at its end: (B, 1, S) and as first_turns.
+
+        pitch: (B, 1, S), Hz; start: as first_turns; noise: (B, 1 + overtones, S), normal.
+        """
         config = self.config
         orders = torch.arange(1, config.nb_harmonics + 2, device=pitch.device)[None, :, None]
-        turns = torch.cumsum(pitch.double() * orders / config.sampling_rate, dim=-1) % 1.0
-        start = torch.rand(len(pitch), config.nb_harmonics + 1, 1, generator=generator).to(pitch) - 0.5
-        start[:, 0] = 0.0
-        sines = config.nsf_alpha * torch.sin(2 * torch.pi * (turns.float() + start))
+        turns = (start + torch.cumsum(pitch.double() * orders / config.sampling_rate, dim=-1)) % 1.0
+        sines = config.nsf_alpha * torch.sin(2 * torch.pi * turns.float())
         voiced = (pitch > config.nsf_voiced_threshold).float()
-        noise = torch.randn(sines.shape, generator=generator).to(pitch)
         level = voiced * config.nsf_sigma + (1.0 - voiced) * config.nsf_alpha / 3
         mixed = self.m_source["l_linear"]((sines * voiced + level * noise).transpose(1, 2))
-        return torch.tanh(mixed).transpose(1, 2)
+        return torch.tanh(mixed).transpose(1, 2), turns[:, :, -1:]
 
     def decode(self, mel: Tensor, source: Tensor) -> Tensor:
         """mel: (B, 80, F); source: (B, 1, S) -> (B, S), float32, within the audio limit."""

@@ -1,8 +1,11 @@
 """The decoder's folder: config.json, flow.safetensors, speakers.safetensors and, with a vocoder, hift.safetensors.
 
+A released folder (config.yaml, flow.pt, hift.pt) is read as it is, see released.py; its files never run code.
+
 Weights have the published key names and config.json the published sections (flow, encoder, estimator, cfm,
 length_regulator), so that a released decoder loads here and ours loads there. What released decoders do not have stands
-in keys of its own, absent in theirs: mel_scale, speakers, default_speaker, compatible, stream, griffin_lim.
+in keys of its own, absent in theirs: mel_scale, speakers, default_speaker, compatible, causal_blocks, stream,
+griffin_lim.
 """
 
 from __future__ import annotations
@@ -12,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from components.shared.manifest import read_json, write_json
+from components.shared.manifest import write_json
 from components.speech_decoder.config import (
     EncoderConfig,
     GriffinLimConfig,
@@ -27,9 +29,11 @@ from components.speech_decoder.config import (
 )
 from components.speech_decoder.flow import SPEAKER_SIZE, MelFlow
 from components.speech_decoder.hift import Hift, HiftConfig
-from components.speech_decoder.mel import NUM_BINS
+from components.speech_decoder.mel import HOP, NUM_BINS
+from components.speech_decoder.released import CONFIG, find, read_record, read_tensors
 
-CONFIG, FLOW, HIFT, SPEAKERS = "config.json", "flow.safetensors", "hift.safetensors", "speakers.safetensors"
+FLOW, HIFT, SPEAKERS = "flow.safetensors", "hift.safetensors", "speakers.safetensors"
+VOCABULARY = "input_embedding.weight"
 RELEASED_STREAM = StreamConfig(history_blocks=2)
 RELEASED_GRIFFIN_LIM = GriffinLimConfig(num_iterations=32, momentum=0.99)
 _FIXED = {
@@ -136,6 +140,7 @@ def save(folder: Path, saved: Saved) -> None:
         "speakers": names,
         "default_speaker": saved.default_speaker,
         "compatible": saved.compatible,
+        "causal_blocks": saved.shape.causal_blocks,
         "stream": asdict(saved.stream),
         "griffin_lim": asdict(saved.griffin_lim),
     }
@@ -157,21 +162,19 @@ def read(folder: Path) -> Saved:
 
     Raises ValueError when a file is missing or broken, or when the weights do not fit the configuration.
     """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise ValueError(f"{path}: not there; wanted a speech decoder's folder")
-    record = read_json(path)
+    path, record = read_record(folder)
     try:
         for (section, key), wanted in _FIXED.items():
             if record[section].get(key, wanted) != wanted:
                 raise ValueError(f"{path}: {section}.{key}: got {record[section][key]!r}, wanted {wanted!r}")
         shape, cfm = _shape(record), record["cfm"]
         compatible = record.get("compatible", True)
-        flow = MelFlow(shape, record["flow"]["vocab_size"], compatible)
+        tokens_per_s = float(record["flow"]["input_frame_rate"])
+        flow = MelFlow(shape, record["flow"]["vocab_size"], compatible, tokens_per_s)
         saved = Saved(
             flow=flow.eval(),
             shape=shape,
-            tokens_per_s=float(record["flow"]["input_frame_rate"]),
+            tokens_per_s=tokens_per_s,
             scale=MelScale(**record.get("mel_scale", {"mean": 0.0, "std": 1.0})),
             speakers={},
             default_speaker=record.get("default_speaker", ""),
@@ -179,19 +182,23 @@ def read(folder: Path) -> Saved:
             sampler=SamplerConfig(num_steps=cfm.get("num_steps", 10), guidance=cfm["inference_cfg_rate"]),
             stream=StreamConfig(**record["stream"]) if "stream" in record else RELEASED_STREAM,
             griffin_lim=GriffinLimConfig(**record["griffin_lim"]) if "griffin_lim" in record else RELEASED_GRIFFIN_LIM,
-            sigma_min=cfm["sigma_min"],
+            sigma_min=float(cfm["sigma_min"]),
             drop_share=cfm["training_cfg_rate"],
         )
-        if (folder / HIFT).is_file():
+        weights = find(folder, HIFT)
+        if weights is not None:
             saved.vocoder = Hift(HiftConfig(**record["hift"]), record["f0_predictor"]["cond_channels"]).eval()
+            made = saved.vocoder.config.samples_per_frame
+            if made != HOP:
+                raise ValueError(f"{path}: hift: got {made} samples a frame, wanted {HOP}")
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a speech decoder's configuration: {error!r}") from error
-    _fill(flow, folder / FLOW)
-    if saved.vocoder is not None:
-        _fill(saved.vocoder, folder / HIFT)
+    _fill(flow, find(folder, FLOW) or folder / FLOW)
+    if saved.vocoder is not None and weights is not None:
+        _fill(saved.vocoder, weights)
     names = record.get("speakers", [])
     if names:
-        table = _tensors(folder / SPEAKERS).get("embedding", torch.zeros(0, 0))
+        table = read_tensors(folder / SPEAKERS).get("embedding", torch.zeros(0, 0))
         if table.shape != (len(names), SPEAKER_SIZE):
             raise ValueError(
                 f"{folder / SPEAKERS}: got shape {tuple(table.shape)}, wanted {(len(names), SPEAKER_SIZE)}"
@@ -205,6 +212,7 @@ def _shape(record: dict[str, Any]) -> ShapeConfig:
     return ShapeConfig(
         token_size=record["flow"]["input_size"],
         num_regulator_layers=len(record["length_regulator"]["sampling_ratios"]),
+        causal_blocks=record.get("causal_blocks", 0),
         encoder=EncoderConfig(
             hidden_size=encoder["output_size"],
             num_heads=encoder["attention_heads"],
@@ -225,21 +233,15 @@ def _shape(record: dict[str, Any]) -> ShapeConfig:
     )
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"{path}: not there; wanted the weights beside {CONFIG}")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not readable as safetensors: {error}") from error
-
-
 def _fill(network: nn.Module, path: Path) -> None:
-    tensors, wanted = _tensors(path), network.state_dict()
+    tensors, wanted = read_tensors(path), network.state_dict()
     missing, foreign = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     if missing or foreign:
         raise ValueError(f"{path}: {len(missing)} tensors missing, {len(foreign)} foreign: {(missing + foreign)[:3]}")
     for name, value in wanted.items():
+        if name == VOCABULARY and len(tensors[name]) != len(value):
+            got, stated = len(tensors[name]), len(value)
+            raise ValueError(f"{path}: got a vocabulary of {got} codes, wanted {stated} as flow.vocab_size says")
         if tensors[name].shape != value.shape:
             raise ValueError(f"{path}: {name}: got {tuple(tensors[name].shape)}, wanted {tuple(value.shape)}")
     network.load_state_dict(tensors)

@@ -3,8 +3,11 @@
 decoder = load(Path("data/speech_decoder/model"))
 wave = decoder.decode(tokens)                    # (samples,) at decoder.sample_rate_hz
 stream = decoder.stream()
-for piece in pieces: play(stream.push(piece))
+for piece in pieces: play(stream.push(piece))    # put together: the same wave
 play(stream.finish())
+
+decode goes block by block, as a stream must: what is evaluated is then what a listener of a chat hears. The published
+code's single pass over a finished utterance is there under its own names, mel and decode_whole.
 """
 
 from __future__ import annotations
@@ -19,10 +22,10 @@ from torch import Tensor
 from components.speech_decoder.flow import SPEAKER_SIZE, frames_of
 from components.speech_decoder.griffin_lim import StreamingGriffinLim, griffin_lim
 from components.speech_decoder.layout import Saved, read
-from components.speech_decoder.mel import NUM_BINS, SAMPLE_RATE_HZ, log_mel
-
-_NOISE_FRAMES = 64
-"""Frames that share one seed of the noise."""
+from components.speech_decoder.mel import SAMPLE_RATE_HZ, log_mel
+from components.speech_decoder.noise import frame_noise
+from components.speech_decoder.stream import MelStream, Vocoder
+from components.speech_decoder.vocoder import StreamingHift, whole_wave
 
 
 def load(path: Path, device: str = "cpu") -> SpeechDecoder:
@@ -47,30 +50,53 @@ class SpeechDecoder:
         return list(self.saved.speakers)
 
     def decode(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> Tensor:
-        """tokens: (tokens,), code numbers -> (samples,), float32, -1..1, 22.05 kHz, all frames in one pass.
+        """tokens: (tokens,), code numbers -> (samples,), float32, -1..1, 22.05 kHz, on the CPU: what a stream gives.
 
         speaker: a name of the folder's table, a (192,) vector, or None for the folder's own choice. Raises ValueError
         when tokens are empty or out of range, or when the speaker is unknown or of another size.
         """
-        return self.to_wave(self.mel(tokens, speaker))
+        return self.decode_with_mel(tokens, speaker)[0]
 
-    @torch.no_grad()
-    def to_wave(self, mel: Tensor) -> Tensor:
-        """mel: (80, frames), natural log -> (256 frames,), float32, on the CPU: HiFT where the folder has one."""
-        if self.saved.vocoder is None:
-            return griffin_lim(mel.to(self.device), self.saved.griffin_lim).cpu()
-        generator = torch.Generator().manual_seed(0)
-        return self.saved.vocoder(mel[None].to(self.device), generator)[0].cpu()
+    def decode_with_mel(
+        self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As decode, and the mel of that wave: (80, frames), float32, natural log, on the decoder's device."""
+        mels, vocoder = self._mels(tokens, speaker), self._vocoder()
+        pieces = [*(vocoder.push(mel).cpu() for mel in mels), vocoder.finish().cpu()]
+        return torch.cat(pieces), torch.cat(mels, dim=1)
+
+    def block_mel(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> Tensor:
+        """tokens as in decode -> (80, frames), the mel that decode makes, float32, natural log."""
+        return torch.cat(self._mels(tokens, speaker), dim=1)
 
     @torch.no_grad()
     def mel(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> Tensor:
-        """tokens as in decode -> (80, frames), float32, natural log, on the decoder's device."""
+        """The single pass, as the published code decodes a finished utterance: all frames together, no prompt.
+
+        tokens as in decode -> (80, frames), float32, natural log, on the decoder's device. Every frame sees all tokens,
+        which a stream cannot know: see mode_distance. With the causal variant it is block_mel but for rounding.
+        """
         codes, channels = self.codes(tokens), self._speaker(speaker)
         num_frames = frames_of(len(codes), self.saved.tokens_per_s)
         content = self.flow.content(codes[None], num_frames)
         noise = frame_noise(0, num_frames).to(self.device)
         mel = self.flow.sample(noise[None], content, channels, torch.zeros_like(content), self.saved.sampler)
         return self.saved.scale.restore(mel[0])
+
+    def decode_whole(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> Tensor:
+        """As decode, in a single pass instead of block by block: for finished utterances and for comparison."""
+        return self.to_wave(self.mel(tokens, speaker))
+
+    def mode_distance(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> float:
+        """How far block mode is from the single pass: mean absolute difference of their log mels, natural log."""
+        return float((self.block_mel(tokens, speaker) - self.mel(tokens, speaker)).abs().mean())
+
+    @torch.no_grad()
+    def to_wave(self, mel: Tensor) -> Tensor:
+        """mel: (80, frames), natural log -> (256 frames,), float32, on the CPU: HiFT where the folder has one."""
+        if self.saved.vocoder is None:
+            return griffin_lim(mel.to(self.device), self.saved.griffin_lim).cpu()
+        return whole_wave(self.saved.vocoder, mel.to(self.device)).cpu()
 
     @torch.no_grad()
     def vocode(self, wave: Tensor) -> Tensor:
@@ -81,11 +107,18 @@ class SpeechDecoder:
         return self.to_wave(log_mel(wave.to(self.device)))
 
     def stream(self, speaker: str | Tensor | None = None) -> DecoderStream:
-        """A new stream; what any pushes give, put together, does not depend on how tokens were split between them.
+        """A new stream; its pieces put together are decode's wave, however the tokens were split between pushes."""
+        return DecoderStream(self, MelStream(self.saved, self._speaker(speaker)), self._vocoder())
 
-        Waves come from Griffin-Lim, which can continue a wave; HiFT cannot yet.
-        """
-        return DecoderStream(self, self._speaker(speaker))
+    def _mels(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None) -> list[Tensor]:
+        """The mel of each block: (80, frames), natural log."""
+        stream = MelStream(self.saved, self._speaker(speaker))
+        return [*stream.push(self.codes(tokens)), *stream.finish()]
+
+    def _vocoder(self) -> Vocoder:
+        if self.saved.vocoder is None:
+            return StreamingGriffinLim(self.saved.griffin_lim)
+        return StreamingHift(self.saved.vocoder)
 
     def codes(self, tokens: Tensor | Sequence[int]) -> Tensor:
         """Checked tokens: (tokens,), int64, on the decoder's device."""
@@ -118,76 +151,24 @@ class SpeechDecoder:
 
 
 class DecoderStream:
-    """Decodes a block of tokens as soon as it is full, conditioned on the mel of the last blocks as prompt.
+    """Decodes a block of tokens as soon as it is full; the cost of a block does not grow with the stream.
 
-    The cost of a block does not grow with the stream. A block knows nothing of what follows, so the wave differs from
-    decode's, which sees the whole sequence.
+    The vocoder holds back the frames whose samples still depend on what follows.
     """
 
-    def __init__(self, decoder: SpeechDecoder, speaker: Tensor) -> None:
-        self._decoder, self._speaker = decoder, speaker
-        saved = decoder.saved
-        self._block = saved.shape.encoder.block_size or 10
-        self._history = saved.stream.history_blocks * self._block
-        self._vocoder = StreamingGriffinLim(saved.griffin_lim)
-        self._waiting = torch.zeros(0, dtype=torch.int64, device=decoder.device)
-        self._known = torch.zeros(0, dtype=torch.int64, device=decoder.device)  # the last tokens already decoded
-        self._mel = torch.zeros(NUM_BINS, 0, device=decoder.device)  # theirs, as the flow sees it
-        self._num_done = 0
-        self._finished = False
+    def __init__(self, decoder: SpeechDecoder, mels: MelStream, vocoder: Vocoder) -> None:
+        self._decoder, self._mels, self._vocoder = decoder, mels, vocoder
 
     def push(self, tokens: Tensor | Sequence[int]) -> Tensor:
-        """tokens: (tokens,) -> the wave that is ready by now: (samples,), float32, often empty.
+        """tokens: (tokens,) -> the wave that is ready by now: (samples,), float32, on the CPU, often empty.
 
-        Raises ValueError as decode does, or after finish.
+        Raises ValueError as decode does, but takes an empty push as nothing, or after finish.
         """
-        if self._finished:
-            raise ValueError("stream: tokens after finish; wanted a new stream")
-        if len(tokens) == 0:
-            return torch.zeros(0)
-        self._waiting = torch.cat([self._waiting, self._decoder.codes(tokens)])
-        pieces = [torch.zeros(0)]
-        while len(self._waiting) >= self._block:
-            pieces.append(self._vocoder.push(self._decode(self._block)).cpu())
-        return torch.cat(pieces)
+        none = torch.zeros(0, dtype=torch.int64, device=self._decoder.device)
+        mels = self._mels.push(self._decoder.codes(tokens) if len(tokens) else none)
+        return torch.cat([torch.zeros(0), *(self._vocoder.push(mel).cpu() for mel in mels)])
 
     def finish(self) -> Tensor:
-        """The rest of the wave: (samples,), float32. Raises ValueError when nothing was ever pushed."""
-        if self._num_done == 0 and len(self._waiting) == 0:
-            raise ValueError("stream: finished without a token; wanted at least one")
-        self._finished = True
-        pieces = []
-        if len(self._waiting):
-            pieces.append(self._vocoder.push(self._decode(len(self._waiting))).cpu())
-        return torch.cat([*pieces, self._vocoder.finish().cpu()])
-
-    @torch.no_grad()
-    def _decode(self, count: int) -> Tensor:
-        """The next `count` tokens: (80, frames), natural log."""
-        flow, saved = self._decoder.flow, self._decoder.saved
-        tokens = torch.cat([self._known, self._waiting[:count]])
-        start, stop = self._num_done - len(self._known), self._num_done + count
-        first, edge, last = (frames_of(n, saved.tokens_per_s) for n in (start, self._num_done, stop))
-        content = flow.content(tokens[None], last - first)
-        prompt = torch.zeros_like(content)
-        prompt[0, :, : edge - first] = self._mel
-        noise = frame_noise(first, last - first).to(self._decoder.device)
-        mel = flow.sample(noise[None], content, self._speaker, prompt, saved.sampler)[0]
-        mel[:, : edge - first] = self._mel
-        self._waiting, self._known = self._waiting[count:], tokens[-self._history :] if self._history else tokens[:0]
-        self._num_done = stop
-        kept = last - frames_of(stop - len(self._known), saved.tokens_per_s)
-        self._mel = mel[:, mel.shape[1] - kept :]
-        return saved.scale.restore(mel[:, edge - first :])
-
-
-def frame_noise(first: int, num_frames: int) -> Tensor:
-    """Normal noise of frames first .. first + num_frames - 1: (80, num_frames), float32, a function of the frame."""
-    start = first // _NOISE_FRAMES
-    stop = -(-(first + num_frames) // _NOISE_FRAMES)
-    pieces = [
-        torch.randn(NUM_BINS, _NOISE_FRAMES, generator=torch.Generator().manual_seed(seed))
-        for seed in range(start, stop)
-    ]
-    offset = first - start * _NOISE_FRAMES
-    return torch.cat(pieces, dim=1)[:, offset : offset + num_frames]
+        """The rest of the wave: (samples,), float32, on the CPU. Raises ValueError when nothing was ever pushed."""
+        mels = self._mels.finish()
+        return torch.cat([*(self._vocoder.push(mel).cpu() for mel in mels), self._vocoder.finish().cpu()])

@@ -30,6 +30,8 @@ class Spoken:
     """Its tokens through the decoder."""
     mel_distance: float
     """Mean absolute difference of decoded and original log mel, natural log."""
+    mode_distance: float
+    """The same of block by block, as decoded, and a single pass over all tokens."""
 
 
 def speak(decoder: SpeechDecoder, pairs: list[Pair], tracker: Tracker) -> list[Spoken]:
@@ -38,14 +40,17 @@ def speak(decoder: SpeechDecoder, pairs: list[Pair], tracker: Tracker) -> list[S
     for number, pair in enumerate(tracker.progress(pairs, len(pairs), "speech_decoder: decoding")):
         original, _ = read_wave(pair.audio, SAMPLE_RATE_HZ)
         mel = log_mel(torch.from_numpy(original))
-        made = decoder.mel(torch.from_numpy(pair.tokens.astype(np.int64)), pair.speaker).cpu()
+        tokens = torch.from_numpy(pair.tokens.astype(np.int64))
+        wave, blocks = decoder.decode_with_mel(tokens, pair.speaker)
+        made = blocks.cpu()
         shared = min(mel.shape[1], made.shape[1])
         item = Spoken(
             pair=pair,
             original=original,
             vocoded=decoder.to_wave(mel).numpy(),
-            decoded=decoder.to_wave(made).numpy(),
+            decoded=wave.numpy(),
             mel_distance=float((mel[:, :shared] - made[:, :shared]).abs().mean()),
+            mode_distance=float((decoder.mel(tokens, pair.speaker).cpu() - made).abs().mean()),
         )
         spoken.append(item)
         if number < _NUM_HEARD:

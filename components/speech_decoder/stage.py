@@ -31,7 +31,8 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
     Reads   data/tokenize/tokens, data/collect/utterances
     Writes  data/speech_decoder/model
     Metrics loss_flow, loss_prior: mean squared error on validation, in deviations of the log mel; mel_distance: of
-            decoded validation speech, natural log; wer_decoded, wer_vocoded, wer_original: what the judge understands
+            decoded validation speech, natural log; mode_distance: between decoding block by block and in a single
+            pass; wer_decoded, wer_vocoded, wer_original: what the judge understands
     Source  speech decoder of GLM-4-Voice, design of CosyVoice (Du et al. 2024)
 
     Raises ValueError when no training pair fits the settings.
@@ -44,7 +45,7 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
 
     scale = measure_scale(corpus, config.seed, tracker)
     with seeded(config.seed):
-        flow = MelFlow(config.shape, corpus.num_codes, config.compatible)
+        flow = MelFlow(config.shape, corpus.num_codes, config.compatible, corpus.tokens_per_s)
         weights = Weights(flow, len(corpus.speakers))
     if config.straight_start:
         begin_straight(flow.velocity_network, NUM_BINS)
@@ -63,10 +64,15 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
     metrics["hours"], metrics["num_speakers"] = corpus.hours, float(len(corpus.speakers))
     metrics["num_parameters"] = float(sum(p.numel() for p in decoder.flow.parameters()))
     rows = [
-        {"mel_distance": item.mel_distance, "decoded_s": len(item.decoded) / decoder.sample_rate_hz} for item in spoken
+        {
+            "mel_distance": item.mel_distance,
+            "mode_distance": item.mode_distance,
+            "decoded_s": len(item.decoded) / decoder.sample_rate_hz,
+        }
+        for item in spoken
     ]
     if rows:
-        metrics["mel_distance"] = float(np.mean([row["mel_distance"] for row in rows]))
+        metrics |= {name: float(np.mean([row[name] for row in rows])) for name in ("mel_distance", "mode_distance")}
     outputs.write_stats(shards=[metrics], rows=rows)
     tracker.log_model(folder, "speech_decoder")
     return metrics

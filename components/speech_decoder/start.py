@@ -65,6 +65,6 @@ def _carry(conv: nn.Conv1d, sources: dict[int, float], num_bins: int) -> None:
     assert conv.bias is not None
     conv.weight[rows] = 0.0
     conv.bias[rows] = 0.0
-    middle = conv.kernel_size[0] // 2
+    middle = conv.kernel_size[0] - 1 if getattr(conv, "causal", False) else conv.kernel_size[0] // 2
     for begin, value in sources.items():
         conv.weight[rows, begin + rows, middle] = value
