@@ -29,12 +29,10 @@ from torch import Tensor
 from components.config import load_config
 from components.speech_decoder.config import SamplerConfig
 from components.speech_decoder.flow import MelFlow
-from components.speech_decoder.griffin_lim import HELD_FRAMES
-from components.speech_decoder.hift import Hift, HiftConfig
+from components.speech_decoder.hift import PUBLISHED, Hift
 from components.speech_decoder.layout import MelScale, Saved, read
-from components.speech_decoder.mel import FRAMES_PER_S, SAMPLE_RATE_HZ
+from components.speech_decoder.mel import FRAMES_PER_S
 from components.speech_decoder.model import SpeechDecoder
-from components.speech_decoder.vocoder import reach
 
 REPEATS = 3
 TOKENS_PER_S = 12.5
@@ -78,25 +76,7 @@ def random_decoder(scale: str, causal_blocks: int) -> Saved:
 def random_hift(channels: int) -> Hift:
     """The published vocoder with random weights; published: 512 channels."""
     torch.manual_seed(0)
-    config = HiftConfig(
-        in_channels=80,
-        base_channels=channels,
-        nb_harmonics=8,
-        sampling_rate=SAMPLE_RATE_HZ,
-        nsf_alpha=0.1,
-        nsf_sigma=0.003,
-        nsf_voiced_threshold=10,
-        upsample_rates=[8, 8],
-        upsample_kernel_sizes=[16, 16],
-        istft_params={"n_fft": 16, "hop_len": 4},
-        resblock_kernel_sizes=[3, 7, 11],
-        resblock_dilation_sizes=[[1, 3, 5]] * 3,
-        source_resblock_kernel_sizes=[7, 11],
-        source_resblock_dilation_sizes=[[1, 3, 5]] * 2,
-        lrelu_slope=0.1,
-        audio_limit=0.99,
-    )
-    return Hift(config, channels).eval()
+    return Hift(replace(PUBLISHED, base_channels=channels), channels).eval()
 
 
 def in_blocks(decoder: SpeechDecoder, tokens: Tensor) -> Iterator[Tensor]:
@@ -155,7 +135,7 @@ def measure(
                 sampler = SamplerConfig(num_steps=count, guidance=saved.sampler.guidance)
                 decoder = SpeechDecoder(replace(saved, sampler=sampler, vocoder=vocoder), device)
                 first_s, longest_s, seconds = timed(partial(pieces, decoder, tokens))
-                held = 0 if way in ("whole", "again") else held_frames(vocoder)
+                held = 0 if way in ("whole", "again") else decoder.stream().latency
                 rows.append(
                     Row(
                         way=way,
@@ -168,11 +148,6 @@ def measure(
                     )
                 )
     return rows
-
-
-def held_frames(vocoder: Hift | None) -> int:
-    """Frames that a stream's vocoder keeps back."""
-    return HELD_FRAMES if vocoder is None else reach(vocoder.config).latency
 
 
 def main() -> None:

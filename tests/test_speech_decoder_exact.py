@@ -108,7 +108,7 @@ def test_a_decoder_of_our_own_masks_padding_which_the_published_one_does_not(gol
     valid = (torch.arange(frames) < 30).float()[None, None]
     other = torch.where(valid[0] > 0, noisy, 9.0)  # other values in the padding
     with torch.no_grad():
-        one, two = (network(given, valid, content, time, speaker, prompt) for given in (noisy[None][0], other))
+        one, two = (network(given, valid, content, time, speaker, prompt) for given in (noisy, other))
     assert torch.equal(one, two)
 
 

@@ -15,7 +15,7 @@ from components.shared.contracts import SpeechTokens, Utterance
 from components.shared.manifest import write_table
 from components.speech_decoder.config import GriffinLimConfig, SpeechDecoderConfig
 from components.speech_decoder.flow import MelFlow
-from components.speech_decoder.hift import Hift, HiftConfig
+from components.speech_decoder.hift import PUBLISHED, Hift
 from components.speech_decoder.layout import MelScale, Saved
 from components.speech_decoder.mel import SAMPLE_RATE_HZ
 from components.speech_decoder.model import SpeechDecoder
@@ -23,24 +23,7 @@ from components.speech_decoder.model import SpeechDecoder
 ROOT = Path(__file__).parents[1]
 NUM_CODES = 24
 GRIFFIN_LIM = GriffinLimConfig(num_iterations=32, momentum=0.99)
-SMALL_HIFT = HiftConfig(
-    in_channels=80,
-    base_channels=16,
-    nb_harmonics=8,
-    sampling_rate=SAMPLE_RATE_HZ,
-    nsf_alpha=0.1,
-    nsf_sigma=0.003,
-    nsf_voiced_threshold=10,
-    upsample_rates=[8, 8],
-    upsample_kernel_sizes=[16, 16],
-    istft_params={"n_fft": 16, "hop_len": 4},
-    resblock_kernel_sizes=[3, 7, 11],
-    resblock_dilation_sizes=[[1, 3, 5]] * 3,
-    source_resblock_kernel_sizes=[7, 11],
-    source_resblock_dilation_sizes=[[1, 3, 5]] * 2,
-    lrelu_slope=0.1,
-    audio_limit=0.99,
-)
+SMALL_HIFT = replace(PUBLISHED, base_channels=16)
 """The published vocoder but for its width."""
 
 

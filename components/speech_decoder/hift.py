@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from components.speech_decoder.mel import NUM_BINS, SAMPLE_RATE_HZ
+
 _MAX_MAGNITUDE = 100.0
 
 
@@ -51,6 +53,27 @@ class HiftConfig:
         for rate in self.upsample_rates:
             product *= rate
         return product
+
+
+PUBLISHED = HiftConfig(
+    in_channels=NUM_BINS,
+    base_channels=512,
+    nb_harmonics=8,
+    sampling_rate=SAMPLE_RATE_HZ,
+    nsf_alpha=0.1,
+    nsf_sigma=0.003,
+    nsf_voiced_threshold=10,
+    upsample_rates=[8, 8],
+    upsample_kernel_sizes=[16, 16],
+    istft_params={"n_fft": 16, "hop_len": 4},
+    resblock_kernel_sizes=[3, 7, 11],
+    resblock_dilation_sizes=[[1, 3, 5]] * 3,
+    source_resblock_kernel_sizes=[7, 11],
+    source_resblock_dilation_sizes=[[1, 3, 5]] * 2,
+    lrelu_slope=0.1,
+    audio_limit=0.99,
+)
+"""Settings of the published hift.pt."""
 
 
 class Hift(nn.Module):

@@ -159,6 +159,11 @@ class DecoderStream:
     def __init__(self, decoder: SpeechDecoder, mels: MelStream, vocoder: Vocoder) -> None:
         self._decoder, self._mels, self._vocoder = decoder, mels, vocoder
 
+    @property
+    def latency(self) -> int:
+        """Frames of decoded mel whose wave is held back."""
+        return self._vocoder.latency
+
     def push(self, tokens: Tensor | Sequence[int]) -> Tensor:
         """tokens: (tokens,) -> the wave that is ready by now: (samples,), float32, on the CPU, often empty.
 

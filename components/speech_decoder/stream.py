@@ -26,6 +26,10 @@ RELEASED_BLOCK = 10
 class Vocoder(Protocol):
     """Mel pieces in, wave pieces out; no sample is lost or given twice."""
 
+    @property
+    def latency(self) -> int:
+        """Frames held back until more is known."""
+
     def push(self, log_mel: Tensor) -> Tensor:
         """log_mel: (80, F), natural log -> (samples,), float32."""
 
