@@ -165,13 +165,19 @@ def test_a_cut_holds_the_frames_of_its_tokens():
 @pytest.mark.parametrize("seed", range(3))
 def test_an_epoch_meets_every_pair_once_within_the_batch_size(seed):
     lengths = np.random.default_rng(seed).integers(5, 200, 300).tolist()
-    plans = plan_epoch(
-        lengths, max_tokens=40, frames_per_batch=2000, tokens_per_s=12.5, rng=np.random.default_rng(seed)
-    )
+    size = BatchSize(max_crop_s=3.2, frames_per_batch=2000)
+    plans = plan_epoch(lengths, size, 12.5, np.random.default_rng(seed))
     assert sorted(pair for plan in plans for pair, _ in plan.rows) == list(range(300))
     for plan in plans:
         assert len(plan.rows) == 1 or len(plan.rows) * frames_of(plan.num_tokens, 12.5) <= 2000
         assert all(0 <= start <= lengths[pair] - plan.num_tokens for pair, start in plan.rows)
+
+
+def test_with_blocks_rows_are_what_a_stream_decodes_at_once():
+    size = BatchSize(max_crop_s=3.2, frames_per_batch=2000, block_tokens=10, max_blocks=3)
+    plans = plan_epoch([7, *range(10, 200)], size, 12.5, np.random.default_rng(0))
+    assert {plan.num_tokens for plan in plans if plan.num_tokens != 7} == {10, 20, 30}
+    assert sorted(pair for plan in plans for pair, _ in plan.rows) == list(range(191))
 
 
 def test_a_resumed_loader_meets_the_batches_it_missed(tmp_path):

@@ -2,6 +2,7 @@
 
 Reads    data/tokenize/tokens        contracts.SpeechTokens, the code numbers of every utterance
          data/collect/utterances     contracts.Utterance, their audio
+         data/speech_tokenizer/model the vectors that its codes stand for: where token embeddings begin
 Writes   data/speech_decoder/model   config.json, flow.safetensors (published key names), speakers.safetensors
 Method   token encoder with block attention -> length regulator -> U-Net flow (cosine time, Euler steps, guidance) ->
          80-bin mel at 22.05 kHz -> Griffin-Lim or HiFT, block by block of tokens as a stream does; trained in phases,

@@ -118,7 +118,8 @@ class PhaseConfig:
     flow: bool
     """Train the velocity network; without it the prior loss alone trains the token side, ten times cheaper a step."""
     block_prompts: bool
-    """Cut prompts at multiples of the encoder's block, as streaming meets them (the paper's second phase)."""
+    """Train on what a stream decodes at once: rows of whole blocks of the encoder, at most its history and one, with
+    prompts that end where a block does (the paper's second phase)."""
     peak_lr: float
     """AdamW's learning rate after warm-up."""
     final_lr: float
@@ -162,6 +163,33 @@ class DataConfig:
 
 
 @dataclass(kw_only=True)
+class VoicesConfig:
+    """Where the speaker vectors that the flow is conditioned on come from."""
+
+    source: str
+    """CAM++ that hears them in recordings (piece:campplus or a file); empty: a vector a speaker is learned instead,
+    which knows no other voice. The fallback, too, where the piece cannot be had."""
+    num_utterances: int
+    """Utterances of a speaker whose vectors' mean is the speaker's."""
+
+
+@dataclass(kw_only=True)
+class HearingConfig:
+    """When decoded validation speech is heard during training, and what ends a run that stays unintelligible."""
+
+    every_steps: int = field(metadata=FREE)
+    """Optimizer steps between two hearings; 0: none."""
+    num_sentences: int = field(metadata=FREE)
+    """Validation utterances a hearing."""
+    patience: int = field(metadata=FREE)
+    """Hearings in a row without a fall of the word error rate after which the run ends."""
+    least_fall: float = field(metadata=FREE)
+    """Share of the best rate so far by which a rate must be lower to count as a fall."""
+    enough: float = field(metadata=FREE)
+    """Word error rate from which on it need not fall any more."""
+
+
+@dataclass(kw_only=True)
 class SpeechDecoderConfig:
     """Section speech_decoder of params.yaml and conf/scale."""
 
@@ -169,6 +197,8 @@ class SpeechDecoderConfig:
     """Root of the stage's randomness."""
     compatible: bool
     """Add the attention mask to the scores as released weights expect; false masks padding for real."""
+    code_start: bool
+    """Begin token embeddings as the vectors of the tokenizer's codes (start.py); ours; false: random."""
     straight_start: bool
     """Begin with the velocity that leads straight from the noisy mel to the content (start.py); ours."""
     objective: ObjectiveConfig
@@ -181,8 +211,10 @@ class SpeechDecoderConfig:
     """AdamW's two decay rates."""
     ema_decay: float
     """Decay of the average of the weights that is saved; warmed up over the first steps."""
+    voices: VoicesConfig
     judge: str
     """Whisper that transcribes decoded validation speech (hub id, folder or piece:name); empty: no word error rate."""
+    hearing: HearingConfig
     shape: ShapeConfig
     data: DataConfig
     phases: list[PhaseConfig]

@@ -210,14 +210,27 @@ class Plan:
     num_tokens: int
 
 
-def plan_epoch(
-    lengths: list[int], *, max_tokens: int, frames_per_batch: int, tokens_per_s: float, rng: np.random.Generator
-) -> list[Plan]:
+@dataclass(frozen=True, kw_only=True)
+class BatchSize:
+    """How long and how many rows may be."""
+
+    max_crop_s: float
+    """Longest row, seconds; 0: whole utterances."""
+    frames_per_batch: int
+    """Mel frames of all rows together."""
+    block_tokens: int = 0
+    """Rows are whole blocks of so many tokens, as a stream decodes them; 0: of any length."""
+    max_blocks: int = 0
+    """Most blocks of a row: the history of a stream and the block that it decodes."""
+
+
+def plan_epoch(lengths: list[int], size: BatchSize, tokens_per_s: float, rng: np.random.Generator) -> list[Plan]:
     """Every pair once, in batches of like length in random order.
 
-    lengths: tokens of each pair. max_tokens: longest piece, 0: no limit. A batch holds as many rows as fit into
-    frames_per_batch at the length of its shortest, at least one.
+    lengths: tokens of each pair. A batch holds as many rows as fit into size.frames_per_batch at the length of its
+    shortest, at least one. With blocks that length is cut to a random number of whole ones, where there is one.
     """
+    max_tokens, frames_per_batch = round(size.max_crop_s * tokens_per_s), size.frames_per_batch
     capped = [min(n, max_tokens) if max_tokens else n for n in lengths]
     order = rng.permutation(len(lengths)).tolist()
     rows_a_batch = max(1, frames_per_batch // max(1, frames_of(max(capped), tokens_per_s)))
@@ -234,19 +247,12 @@ def plan_epoch(
     plans = []
     for index in rng.permutation(len(batches)).tolist():
         num_tokens = min(capped[pair] for pair in batches[index])
+        if size.block_tokens and num_tokens >= size.block_tokens:
+            most = min(size.max_blocks, num_tokens // size.block_tokens)
+            num_tokens = size.block_tokens * int(rng.integers(1, most + 1))
         rows_at = [(pair, int(rng.integers(0, lengths[pair] - num_tokens + 1))) for pair in batches[index]]
         plans.append(Plan(rows=rows_at, num_tokens=num_tokens))
     return plans
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchSize:
-    """How long and how many rows may be."""
-
-    max_crop_s: float
-    """Longest row, seconds; 0: whole utterances."""
-    frames_per_batch: int
-    """Mel frames of all rows together."""
 
 
 class Batches(Dataset[Batch]):
@@ -264,9 +270,7 @@ class Batches(Dataset[Batch]):
         """pairs: those of the corpus to batch. num_batches: None for one epoch."""
         self._pairs, self._mels, self._tokens_per_s = pairs, corpus.mels, corpus.tokens_per_s
         self._rows = {name: row for row, name in enumerate(corpus.speakers)}
-        self._max_tokens = round(size.max_crop_s * corpus.tokens_per_s)
-        self._frames_per_batch = size.frames_per_batch
-        self._seed = seed
+        self._size, self._seed = size, seed
         self._starts = [0]
         self._epochs: dict[int, list[Plan]] = {}
         self._num_batches = len(self._epoch(0)) if num_batches is None else num_batches
@@ -295,15 +299,9 @@ class Batches(Dataset[Batch]):
 
     def _epoch(self, epoch: int) -> list[Plan]:
         if epoch not in self._epochs:
-            self._epochs = {
-                epoch: plan_epoch(
-                    [len(pair.tokens) for pair in self._pairs],
-                    max_tokens=self._max_tokens,
-                    frames_per_batch=self._frames_per_batch,
-                    tokens_per_s=self._tokens_per_s,
-                    rng=np.random.default_rng([self._seed, epoch]),
-                )
-            }
+            lengths = [len(pair.tokens) for pair in self._pairs]
+            rng = np.random.default_rng([self._seed, epoch])
+            self._epochs = {epoch: plan_epoch(lengths, self._size, self._tokens_per_s, rng)}
         return self._epochs[epoch]
 
 

@@ -27,6 +27,9 @@ from components.speech_decoder.noise import frame_noise
 from components.speech_decoder.stream import MelStream, Vocoder
 from components.speech_decoder.vocoder import StreamingHift, whole_wave
 
+Codes = Tensor | np.ndarray | Sequence[int]
+"""(tokens,), whole numbers."""
+
 
 def load(path: Path, device: str = "cpu") -> SpeechDecoder:
     """The decoder of a folder. Raises ValueError when the folder does not hold one."""
@@ -49,7 +52,7 @@ class SpeechDecoder:
         """Names that decode and stream know."""
         return list(self.saved.speakers)
 
-    def decode(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> Tensor:
+    def decode(self, tokens: Codes, speaker: str | Tensor | None = None) -> Tensor:
         """tokens: (tokens,), code numbers -> (samples,), float32, -1..1, 22.05 kHz, on the CPU: what a stream gives.
 
         speaker: a name of the folder's table, a (192,) vector, or None for the folder's own choice. Raises ValueError
@@ -57,20 +60,18 @@ class SpeechDecoder:
         """
         return self.decode_with_mel(tokens, speaker)[0]
 
-    def decode_with_mel(
-        self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def decode_with_mel(self, tokens: Codes, speaker: str | Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As decode, and the mel of that wave: (80, frames), float32, natural log, on the decoder's device."""
         mels, vocoder = self._mels(tokens, speaker), self._vocoder()
         pieces = [*(vocoder.push(mel).cpu() for mel in mels), vocoder.finish().cpu()]
         return torch.cat(pieces), torch.cat(mels, dim=1)
 
-    def block_mel(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> Tensor:
+    def block_mel(self, tokens: Codes, speaker: str | Tensor | None = None) -> Tensor:
         """tokens as in decode -> (80, frames), the mel that decode makes, float32, natural log."""
         return torch.cat(self._mels(tokens, speaker), dim=1)
 
     @torch.no_grad()
-    def mel(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> Tensor:
+    def mel(self, tokens: Codes, speaker: str | Tensor | None = None) -> Tensor:
         """The single pass, as the published code decodes a finished utterance: all frames together, no prompt.
 
         tokens as in decode -> (80, frames), float32, natural log, on the decoder's device. Every frame sees all tokens,
@@ -83,11 +84,18 @@ class SpeechDecoder:
         mel = self.flow.sample(noise[None], content, channels, torch.zeros_like(content), self.saved.sampler)
         return self.saved.scale.restore(mel[0])
 
-    def decode_whole(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> Tensor:
+    @torch.no_grad()
+    def content_mel(self, tokens: Codes) -> Tensor:
+        """tokens as in decode -> (80, frames), natural log: what conditions the flow; a prior loss makes it a mel."""
+        codes = self.codes(tokens)
+        content = self.flow.content(codes[None], frames_of(len(codes), self.saved.tokens_per_s))
+        return self.saved.scale.restore(content[0])
+
+    def decode_whole(self, tokens: Codes, speaker: str | Tensor | None = None) -> Tensor:
         """As decode, in a single pass instead of block by block: for finished utterances and for comparison."""
         return self.to_wave(self.mel(tokens, speaker))
 
-    def mode_distance(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None = None) -> float:
+    def mode_distance(self, tokens: Codes, speaker: str | Tensor | None = None) -> float:
         """How far block mode is from the single pass: mean absolute difference of their log mels, natural log."""
         return float((self.block_mel(tokens, speaker) - self.mel(tokens, speaker)).abs().mean())
 
@@ -110,7 +118,7 @@ class SpeechDecoder:
         """A new stream; its pieces put together are decode's wave, however the tokens were split between pushes."""
         return DecoderStream(self, MelStream(self.saved, self._speaker(speaker)), self._vocoder())
 
-    def _mels(self, tokens: Tensor | Sequence[int], speaker: str | Tensor | None) -> list[Tensor]:
+    def _mels(self, tokens: Codes, speaker: str | Tensor | None) -> list[Tensor]:
         """The mel of each block: (80, frames), natural log."""
         stream = MelStream(self.saved, self._speaker(speaker))
         return [*stream.push(self.codes(tokens)), *stream.finish()]
@@ -120,7 +128,7 @@ class SpeechDecoder:
             return StreamingGriffinLim(self.saved.griffin_lim)
         return StreamingHift(self.saved.vocoder)
 
-    def codes(self, tokens: Tensor | Sequence[int]) -> Tensor:
+    def codes(self, tokens: Codes) -> Tensor:
         """Checked tokens: (tokens,), int64, on the decoder's device."""
         given = tokens if isinstance(tokens, Tensor) else torch.from_numpy(np.asarray(tokens, dtype=np.int64))
         if given.ndim != 1 or given.numel() == 0 or given.is_floating_point():
@@ -164,7 +172,7 @@ class DecoderStream:
         """Frames of decoded mel whose wave is held back."""
         return self._vocoder.latency
 
-    def push(self, tokens: Tensor | Sequence[int]) -> Tensor:
+    def push(self, tokens: Codes) -> Tensor:
         """tokens: (tokens,) -> the wave that is ready by now: (samples,), float32, on the CPU, often empty.
 
         Raises ValueError as decode does, but takes an empty push as nothing, or after finish.

@@ -19,12 +19,19 @@ _SEED_STRIDE = 1_000_003
 
 
 class Weights(nn.Module):
-    """All that is trained: the flow and a table of speaker vectors."""
+    """All that is trained: the flow and, where no extractor gave them, a table of speaker vectors."""
 
-    def __init__(self, flow: MelFlow, num_speakers: int) -> None:
+    def __init__(self, flow: MelFlow, num_speakers: int, vectors: Tensor | None = None) -> None:
+        """vectors: (speakers, 192), which stay as they are; None: the table is learned."""
         super().__init__()
-        self.flow = flow
-        self.speakers = nn.Embedding(num_speakers, SPEAKER_SIZE)
+        self.flow, self.learns_speakers = flow, vectors is None
+        self.speakers = nn.Embedding(num_speakers, SPEAKER_SIZE, _weight=vectors)
+
+    def learn(self) -> Weights:
+        """Itself, with gradients for whatever is trained: an average comes without any."""
+        self.requires_grad_(True)
+        self.speakers.requires_grad_(self.learns_speakers)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +93,7 @@ class DecoderModule(ClippedModule):
     ) -> None:
         super().__init__()
         self.average = copy.deepcopy(weights).requires_grad_(False)
-        self.weights = weights.requires_grad_(True)  # an earlier phase's average comes without
+        self.weights = weights.learn()
         self.scale, self.objective, self.phase = scale, objective, phase
         self.weight_decay, self.betas, self.ema_decay = weight_decay, betas, ema_decay
         self.prompt_unit, self.seed = prompt_unit, seed
@@ -132,9 +139,9 @@ class DecoderModule(ClippedModule):
         return batch.to(device)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with linear warm-up and decay; vectors and embeddings are not decayed."""
-        decayed = [p for p in self.weights.parameters() if p.ndim >= 2]
-        others = [p for p in self.weights.parameters() if p.ndim < 2]
+        """AdamW with linear warm-up and decay; vectors are not decayed."""
+        learnt = [p for p in self.weights.parameters() if p.requires_grad]
+        decayed, others = [p for p in learnt if p.ndim >= 2], [p for p in learnt if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=self.phase.peak_lr, betas=self.betas, fused=True)
         phase = self.phase

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from components.shared.tracking import Tracker
 from components.speech_decoder.data import Pair
 from components.speech_decoder.mel import SAMPLE_RATE_HZ, log_mel
 from components.speech_decoder.model import SpeechDecoder
+
+if TYPE_CHECKING:
+    from components.shared.recognizer import ErrorRate
 
 _NUM_HEARD = 4
 """Utterances whose sound is kept in the tracker."""
@@ -59,25 +64,51 @@ def speak(decoder: SpeechDecoder, pairs: list[Pair], tracker: Tracker) -> list[S
     return spoken
 
 
+class Judge:
+    """A recogniser that has no part in the training: how much of decoded speech is understood."""
+
+    def __init__(self, source: str) -> None:
+        """source: a Whisper, see assets.load_whisper."""
+        from components.shared.recognizer import Recognizer
+
+        self._recognizer = Recognizer(source, device="cuda" if torch.cuda.is_available() else "cpu")
+
+    def known(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Those with a text, in a language that it writes."""
+        every = self._recognizer.is_multilingual
+        return [pair for pair in pairs if pair.text and (every or pair.language == "en")]
+
+    def errors(self, waves: Sequence[np.ndarray], pairs: Sequence[Pair]) -> dict[str, ErrorRate]:
+        """waves: (samples,) at 22.05 kHz, of known pairs -> errors by language, in characters for Mandarin."""
+        from components.shared.recognizer import word_error_rate
+
+        found = {}
+        for language in sorted({pair.language for pair in pairs}):
+            places = [place for place, pair in enumerate(pairs) if pair.language == language]
+            heard = self._recognizer.transcribe([waves[place] for place in places], SAMPLE_RATE_HZ, language)
+            found[language] = word_error_rate([pairs[place].text or "" for place in places], heard, language)
+        return found
+
+    def rate(self, waves: Sequence[np.ndarray], pairs: Sequence[Pair]) -> float:
+        """As errors, all languages together: errors over words or characters."""
+        found = self.errors(waves, pairs).values()
+        return sum(rate.errors for rate in found) / max(1, sum(rate.length for rate in found))
+
+
 def judge(spoken: list[Spoken], source: str) -> dict[str, float]:
     """Word error rates of the three ways, characters for Mandarin; empty without a recogniser.
 
     source: a Whisper, see assets.load_whisper, or an empty string. Utterances without text, and languages that it does
     not write, are passed over.
     """
-    from components.shared.recognizer import Recognizer, word_error_rate
-
-    rates: dict[str, float] = {}
-    known = [item for item in spoken if item.pair.text]
-    if not source or not known:
-        return rates
-    recognizer = Recognizer(source, device="cuda" if torch.cuda.is_available() else "cpu")
-    languages = {item.pair.language for item in known}
-    for language in sorted(languages if recognizer.is_multilingual else languages & {"en"}):
-        items = [item for item in known if item.pair.language == language]
-        texts = [item.pair.text or "" for item in items]
-        for way in ("original", "vocoded", "decoded"):
-            heard = recognizer.transcribe([getattr(item, way) for item in items], SAMPLE_RATE_HZ, language)
-            name = f"wer_{way}" if language == "en" else f"wer_{way}_{language}"
-            rates[name] = word_error_rate(texts, heard, language).rate
+    if not source or not any(item.pair.text for item in spoken):
+        return {}
+    ear = Judge(source)
+    known = {pair.id for pair in ear.known([item.pair for item in spoken])}
+    items = [item for item in spoken if item.pair.id in known]
+    rates = {}
+    for way in ("original", "vocoded", "decoded"):
+        found = ear.errors([getattr(item, way) for item in items], [item.pair for item in items])
+        for language, errors in found.items():
+            rates[f"wer_{way}" if language == "en" else f"wer_{way}_{language}"] = errors.rate
     return rates

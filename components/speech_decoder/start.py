@@ -1,9 +1,14 @@
-"""How the velocity network begins: as the straight line from the noisy mel to the content, instead of as noise.
+"""How a training from scratch begins, where the published one begins with random weights. Ours; docs/results.md.
 
-The path's velocity is mel - noise. Near time 0 the noisy mel is the noise and, with the prior loss, the content is the
-mean mel, so content - noisy is a good first guess. A U-Net with random weights needs hundreds of steps to find this
-map of 80 channels through its norms; here its linear shortcuts carry it from the first step and the rest learns what to
-add. The network and its key names stay as published. Ours; measured in docs/results.md.
+Token embeddings begin as the vectors that the tokenizer's codes stand for: codes that sound alike are alike from the
+first step, and what is learned of one is learned of its neighbours.
+
+The velocity network begins as the straight line from the noisy mel to the content. The path's velocity is mel - noise.
+Near time 0 the noisy mel is the noise and, with the prior loss, the content is the mean mel, so content - noisy is a
+good first guess. A U-Net with random weights needs hundreds of steps to find this map of 80 channels through its norms;
+here its linear shortcuts carry it from the first step and the rest learns what to add.
+
+The network and its key names stay as published.
 """
 
 from __future__ import annotations
@@ -68,3 +73,19 @@ def _carry(conv: nn.Conv1d, sources: dict[int, float], num_bins: int) -> None:
     middle = conv.kernel_size[0] - 1 if getattr(conv, "causal", False) else conv.kernel_size[0] // 2
     for begin, value in sources.items():
         conv.weight[rows, begin + rows, middle] = value
+
+
+@torch.no_grad()
+def begin_alike(embedding: nn.Embedding, codes: torch.Tensor) -> None:
+    """Set token embeddings to the codes' principal components, of deviation 1 over all numbers.
+
+    codes: (num_codes, width), float32, the tokenizer's. Raises ValueError when there are more or fewer than embeddings.
+    """
+    num_codes, size = embedding.weight.shape
+    if len(codes) != num_codes:
+        raise ValueError(f"speech tokenizer: got {len(codes)} codes, wanted {num_codes} as the speech tokens state")
+    centred = codes.float().cpu() - codes.float().cpu().mean(dim=0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    parts = (centred @ directions.T)[:, :size]
+    parts = parts / parts.std().clamp(min=1e-6)
+    embedding.weight.copy_(nn.functional.pad(parts, (0, size - parts.shape[1])))
