@@ -104,9 +104,7 @@ def test_a_run_whose_speech_stays_unintelligible_ends_with_a_hint():
     ear = hearing()
     for step, rate in ((2, 1.2), (4, 0.9), (6, 0.88)):
         ear.look(rate, step)
-    with pytest.raises(
-        ValueError, match="step 8: .* 0.91 .* 0.90 at step 4 .*look at the flow"
-    ) as raised:
+    with pytest.raises(ValueError, match=r"step 8: .* 0.91 .* 0.90 at step 4 .*look at the flow") as raised:
         ear.look(0.91, 8)
     assert "\n" not in str(raised.value)
 
