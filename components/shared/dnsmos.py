@@ -55,10 +55,10 @@ class Dnsmos:
     def score(self, waves: Sequence[np.ndarray], sample_rate_hz: int) -> list[float]:
         """waves: each (samples,), float32, -1..1, at sample_rate_hz -> 1 (bad) .. 5 (excellent) each.
 
-        Short waves are repeated until they fill a window and judged once (further windows over the same repeated sound,
-        as its package adds them, cost up to eight times as much and moved scores by 0.02 on average). Long waves are
-        judged in windows a second apart and the mean is given; samples beyond -1..1 are clipped, as in a file. Raises ValueError for a wave that is shorter than 0.1 s,
-        not of one channel, or not finite.
+        A short wave is repeated until it fills a window and judged once: its package adds windows over the same
+        repeated sound, at up to eight times the cost, which moved scores by 0.02 on average. A long one is judged in
+        windows a second apart and the mean is given. Samples beyond -1..1 are clipped, as in a file. Raises ValueError
+        for a wave that is shorter than 0.1 s, not of one channel, or not finite.
         """
         for number, wave in enumerate(waves):
             require_sound(wave, sample_rate_hz, f"DNSMOS: wave {number}", MIN_DURATION_S)
