@@ -117,7 +117,7 @@ class EvaluateConfig:
     num_decoded: int
     """Utterances of each kind (recorded, synthesised) that are decoded and heard by the judge."""
     num_sound_judged: int
-    """Decoded utterances of each kind that sound_judges judge, three ways each; 0: none. One utterance takes about 3 s
+    """Decoded utterances of each kind that sound_judges judge, three ways each; 0: none. One of 4 s takes 1.6 s
     on a CPU core."""
     num_samples: int
     """Samples kept of each model to read and to hear."""

@@ -5,7 +5,9 @@ averaged over patches and bands, and an exponential curve maps it to the scale o
 `--use_lattice_model=false`; Google's default, a lattice network, needs a runtime of its own and is not used here.
 Written anew in numpy, since its packages need a compiler.
 
-Measured here: it punishes noise and time shifts that a listener forgives, and is best read beside DistillMOS.
+Equal to visqol-python 3.8.0 without its lattice within 0.003 (mean 0.0001) on 128 pairs. On 16 clips white noise at 20
+and 5 dB scores 3.6 and 2.0 on average, a low-pass at 2 kHz 3.8, a delay of 25 ms 5.0: where DistillMOS says otherwise,
+trust that.
 
 Source  Hines et al. 2015 (ViSQOL), Chinen et al. 2020 (v3); https://github.com/google/visqol; Slaney 1993 (gammatone)
 """
