@@ -43,6 +43,7 @@ def config(**changes) -> EvaluateConfig:
         "level": LEVEL,
         "start": "",
         "judges": {},
+        "sound_judges": [],
         "benchmarks": {},
         "story_ranking": Ranking.mean,
         "question_ranking": Ranking.mean,
@@ -59,6 +60,7 @@ def config(**changes) -> EvaluateConfig:
         "num_replies": 4,
         "max_reply_tokens": 64,
         "num_decoded": 2,
+        "num_sound_judged": 2,
         "num_samples": 2,
     }
     return EvaluateConfig(**(values | changes))

@@ -15,7 +15,8 @@ Method  transcription.py: WER and CER of the speech tokenizer beside the Whisper
         language_modelling.py: endings and answers ranked by likelihood in S->S, S->T and T->T; chance is the best
         baseline that sees no story or no question (likelihood.py)
         chat.py: spoken questions answered by the chat model, in text and in speech
-        resynthesis.py: decoded speech, heard by an independent recogniser
+        resynthesis.py: decoded speech, heard by an independent recogniser; sound_quality.py: how it sounds by
+        DistillMOS, DNSMOS and ViSQOL, and whose voice it is by CAM++
         documents.py: interleaved documents, their spans marked, decoded and transcribed
         intervals.py, figures.py: 95% bootstrap intervals over facts, and over utterances for error rates
 Source  Zeng et al. 2024, evaluation; spoken StoryCloze: Hassid et al. 2023 (TWIST)

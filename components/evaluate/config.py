@@ -28,6 +28,19 @@ class Ranking(Enum):
     """Nats above those without the prompt: what the prompt adds (Brown et al. 2020, section 2.4)."""
 
 
+class SoundJudge(Enum):
+    """What judges how decoded speech sounds, each from a pinned piece or from formulas alone."""
+
+    mos = "mos"
+    """DistillMOS, 1 to 5: how natural; the stand-in for UTMOS and MOSNet (shared/distillmos.py)."""
+    dnsmos = "dnsmos"
+    """DNSMOS P.835 over all, 1 to 5: how free of noise and distortion (shared/dnsmos.py)."""
+    visqol = "visqol"
+    """ViSQOL, 1 to 5: how near to the original, which itself is not judged (shared/visqol.py)."""
+    speaker = "speaker"
+    """Cosine of CAM++ vectors, -1 to 1: how near to the voice of the original (shared/speaker_embedding.py)."""
+
+
 class Recipe(Enum):
     """Which of lhotse's recipes reads a public test set."""
 
@@ -67,6 +80,8 @@ class EvaluateConfig:
     """The un-quantised Whisper beside the speech tokenizer: hub id, folder or piece:<name>; the one it started from."""
     judges: dict[str, str]
     """Language -> recogniser of decoded speech, not the model under test; a language without one is not judged."""
+    sound_judges: list[SoundJudge]
+    """What decoded speech is judged by beside the recogniser; a judge that is left out has no figures."""
     benchmarks: dict[str, BenchmarkConfig]
     """Name in the figures, such as librispeech -> public test set that the speech tokenizer, or with VCTK the
     text-to-token model, is measured on too."""
@@ -101,5 +116,8 @@ class EvaluateConfig:
     """Longest reply, text and audio tokens together."""
     num_decoded: int
     """Utterances of each kind (recorded, synthesised) that are decoded and heard by the judge."""
+    num_sound_judged: int
+    """Decoded utterances of each kind that sound_judges judge, three ways each; 0: none. One of 4 s takes 1.6 s
+    on a CPU core."""
     num_samples: int
     """Samples kept of each model to read and to hear."""

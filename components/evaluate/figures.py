@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+from components.evaluate.config import SoundJudge
 from components.evaluate.intervals import difference_interval, ratio_interval
 from components.shared.contracts import ItemScore
 
 ACCURACIES = ("s_to_s", "s_to_t", "t_to_t", "asked", "real")
+GRADES = tuple(judge.value for judge in SoundJudge)
+"""Modes whose scores are grades on a scale and not counts of successes or errors."""
 
 
 def summarise(scores: Iterable[ItemScore], *, seed: int, level: float) -> dict[str, float]:
     """Figures of every task and mode: <task>_<mode> over all items and <task>_<mode>_<group> apart.
 
     Accuracies are also given over all groups and by language (when there are two), with `_chance` for the baseline.
-    Error rates and lengths never mix groups, since recorded and synthesised speech are no one figure; their baseline is
-    called `_reference`. Each comes with _low, _high and _items, and where every item has a baseline with _difference
-    (value minus baseline, paired), _difference_low and _difference_high.
+    Error rates, lengths and grades never mix groups, since recorded and synthesised speech are no one figure; their
+    baseline is called `_reference`. Each comes with _low, _high and _items, and where every item has a baseline with
+    _difference (value minus baseline, paired), _difference_low and _difference_high.
     """
     rows: dict[str, list[ItemScore]] = defaultdict(list)
     languages = defaultdict(set)
@@ -40,7 +43,8 @@ def summarise(scores: Iterable[ItemScore], *, seed: int, level: float) -> dict[s
 
 def _figure(name: str, rows: list[ItemScore], seed: int, level: float) -> dict[str, float]:
     scores, weights, clusters = ([getattr(row, key) for row in rows] for key in ("score", "weight", "cluster"))
-    value = ratio_interval(scores, weights, clusters, seed=seed, level=level)
+    counts = rows[0].mode not in GRADES
+    value = ratio_interval(scores, weights, clusters, seed=seed, level=level, counts=counts)
     figure = {
         name: value.value,
         f"{name}_low": value.low,
@@ -50,7 +54,7 @@ def _figure(name: str, rows: list[ItemScore], seed: int, level: float) -> dict[s
     baselines = [row.baseline for row in rows if row.baseline is not None]
     if len(baselines) < len(rows):
         return figure
-    difference = difference_interval(scores, baselines, weights, clusters, seed=seed, level=level)
+    difference = difference_interval(scores, baselines, weights, clusters, seed=seed, level=level, counts=counts)
     beside = "chance" if rows[0].mode in ACCURACIES else "reference"
     return figure | {
         f"{name}_{beside}": sum(baselines) / sum(weights),

@@ -26,19 +26,28 @@ class Interval:
 
 
 def ratio_interval(
-    scores: Sequence[float], weights: Sequence[float], clusters: Sequence[str], *, seed: int, level: float
+    scores: Sequence[float],
+    weights: Sequence[float],
+    clusters: Sequence[str],
+    *,
+    seed: int,
+    level: float,
+    counts: bool = True,
 ) -> Interval:
     """sum(scores) / sum(weights) with its percentile interval over resampled clusters.
 
     scores, weights, clusters: one entry an item; items with equal cluster names are drawn together; level: 0.95 for a
     95% interval. Deterministic in seed. Items that all fail, or all succeed, leave nothing to resample and percentiles
-    would claim certainty: the interval is then the exact binomial one (Clopper-Pearson) of that many clusters.
+    would claim certainty: the interval is then the exact binomial one (Clopper-Pearson) of that many clusters. counts:
+    whether scores count successes or errors, as this needs; false for grades on a scale.
     Raises ValueError when there is no item or no weight.
     """
     scores_C, weights_C = _per_cluster(scores, weights, clusters)
     value = float(scores_C.sum() / weights_C.sum())
     reach = _reach(len(scores_C), level)
-    if value == 0.0 and not scores_C.any():
+    if not counts:
+        low, high = _percentiles(scores_C, weights_C, seed, level)
+    elif value == 0.0 and not scores_C.any():
         low, high = 0.0, reach
     elif value == 1.0 and np.array_equal(scores_C, weights_C):
         low, high = 1.0 - reach, 1.0
@@ -55,16 +64,17 @@ def difference_interval(
     *,
     seed: int,
     level: float,
+    counts: bool = True,
 ) -> Interval:
     """sum(scores - baselines) / sum(weights), paired: both at the same items, in the same draws.
 
     The interval excludes 0 when the two differ beyond chance. Where no item differs at all it reaches as far to both
-    sides as the exact binomial bound of no success.
+    sides as the exact binomial bound of no success, if the scores are counts.
     """
     differences = np.asarray(scores, dtype=np.float64) - np.asarray(baselines, dtype=np.float64)
     scores_C, weights_C = _per_cluster(differences, weights, clusters)
     value = float(scores_C.sum() / weights_C.sum())
-    if scores_C.any():
+    if scores_C.any() or not counts:
         low, high = _percentiles(scores_C, weights_C, seed, level)
     else:
         high = _reach(len(scores_C), level)

@@ -1,9 +1,9 @@
-"""The speech decoder: is its sound still understood by a recogniser that had no part in training?"""
+"""The speech decoder: is it understood by a recogniser that had no part in training, and how does it sound?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +13,9 @@ from components.evaluate import documents
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.evaluation import Evaluation, by_language, error_score, kept
 from components.evaluate.samples import SampleBook, Wave
-from components.evaluate.selection import choose_each
-from components.evaluate.speech import read_split
+from components.evaluate.selection import choose, choose_each
+from components.evaluate.sound_quality import ORIGINAL, Sounds, Verdicts, in_words, judge_sounds, sound_scores
+from components.evaluate.speech import Speech, read_split
 from components.shared.contracts import ItemScore, SpeechTokens
 from components.shared.engine import make_engine
 from components.shared.places import Inputs
@@ -25,7 +26,9 @@ from components.shared.tracking import Tracker
 if TYPE_CHECKING:
     from components.speech_decoder.model import SpeechDecoder
 
-ORIGINAL, DECODED, VOCODED = "original", "re-synthesised", "vocoder alone"
+DECODED, VOCODED = "re-synthesised", "vocoder alone"
+TASKS = {DECODED: "resynthesis", VOCODED: "vocoder", ORIGINAL: "original"}
+"""Way -> its name in the figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +38,16 @@ class Heard:
     row: SpeechTokens
     waves: dict[str, np.ndarray]
     texts: dict[str, str]
+    verdicts: Verdicts = field(default_factory=dict)
+    """What the judges say of how it sounds; empty where none was asked."""
 
 
 def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: Tracker) -> Evaluation:
-    """WER of decoded speech by config.judges, recorded and synthesised speech apart.
+    """WER of decoded speech by config.judges, grades by config.sound_judges, recorded and synthesised speech apart.
 
     resynthesis: tokens -> mel -> wave; vocoder: the recording's own mel -> wave, which no decoder can be better than.
-    The baseline of both is the original sound. Utterances in languages without a judge are left out. Interleaved
-    documents are shown beside, with spans to hear.
+    The baseline of both is the original sound, which has grades of its own (original). Utterances in languages without
+    a judge are left out. Interleaved documents are shown beside, with spans to hear.
     """
     from components.speech_decoder.model import load
     from components.speech_tokenizer.model import load as load_tokenizer
@@ -63,10 +68,14 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
         vocoded = decoder.vocode(torch.from_numpy(original)).numpy()
         waves.append({ORIGINAL: original, DECODED: decoder.decode(row.tokens).numpy(), VOCODED: vocoded})
     heard = judge(rows, waves, decoder.sample_rate_hz, config)
+    sounds = sounds_of(heard, speech, decoder.sample_rate_hz, config)
+    verdicts = judge_sounds(sounds, decoder.sample_rate_hz, config.sound_judges, device)
+    by_id = {item.row.id: found for item, found in zip(sounds, verdicts, strict=True)}
+    heard = [replace(item, verdicts=by_id.get(item.row.id, {})) for item in heard]
     show(book, heard, say(config, inputs, heard, decoder), decoder.sample_rate_hz, config.num_samples)
     ear = load_tokenizer(inputs.folder("speech_tokenizer", "model"), device)
     documents.show(book, inputs.folder("synthesize", "interleaved"), decoder, ear.transcribe, config)
-    return Evaluation(scores=scores_of(heard))
+    return Evaluation(scores=[*scores_of(heard), *sound_scores(sounds, verdicts, TASKS)])
 
 
 def judge(
@@ -96,10 +105,24 @@ def scores_of(heard: Sequence[Heard]) -> list[ItemScore]:
                 answer=item.texts[way],
                 beside=item.texts[ORIGINAL],
             )
-            for task, way in (("resynthesis", DECODED), ("vocoder", VOCODED))
+            for task, way in ((TASKS[way], way) for way in (DECODED, VOCODED))
             for item in heard
         ]
     )
+
+
+def sounds_of(heard: Sequence[Heard], speech: Speech, sample_rate_hz: int, config: EvaluateConfig) -> list[Sounds]:
+    """The first utterances of each kind, each with another one of its speaker."""
+    if not config.sound_judges:
+        return []
+    found = []
+    for items in by_origin(heard).values():
+        for item in items[: config.num_sound_judged]:
+            same = [row for row in speech.rows.values() if row.speaker == item.row.speaker and row.id != item.row.id]
+            others = choose(same, 1, seed=config.seed, key=lambda row: row.id)
+            other = speech.wave(others[0].id, sample_rate_hz)[0] if others else None
+            found.append(Sounds(row=item.row, waves=item.waves, other=other))
+    return found
 
 
 def say(config: EvaluateConfig, inputs: Inputs, heard: Sequence[Heard], decoder: SpeechDecoder) -> dict[str, Wave]:
@@ -127,12 +150,18 @@ def say(config: EvaluateConfig, inputs: Inputs, heard: Sequence[Heard], decoder:
 
 
 def shown(heard: Sequence[Heard], num: int) -> list[Heard]:
-    """The utterances to hear: recorded and synthesised in turn."""
+    """The utterances to hear: as many recorded as synthesised ones."""
+    groups = by_origin(heard)
+    each = -(-num // max(1, len(groups)))
+    return [item for items in groups.values() for item in items[:each]][:num]
+
+
+def by_origin(heard: Sequence[Heard]) -> dict[str, list[Heard]]:
+    """recorded and synthesized -> their utterances."""
     groups: dict[str, list[Heard]] = {}
     for item in heard:
         groups.setdefault(item.row.origin, []).append(item)
-    each = -(-num // max(1, len(groups)))
-    return [item for name in sorted(groups) for item in groups[name][:each]][:num]
+    return {name: groups[name] for name in sorted(groups)}
 
 
 def show(book: SampleBook, heard: Sequence[Heard], said: dict[str, Wave], sample_rate_hz: int, num: int) -> None:
@@ -141,5 +170,5 @@ def show(book: SampleBook, heard: Sequence[Heard], said: dict[str, Wave], sample
         sounds = {way: (wave, sample_rate_hz) for way, wave in item.waves.items()}
         if item.row.id in said:
             sounds["from text alone"] = said[item.row.id]
-        texts = {"said": item.row.text or "", "understood": item.texts[DECODED]}
+        texts = {"said": item.row.text or "", "understood": item.texts[DECODED], **in_words(item.verdicts)}
         book.add(f"{item.row.origin}, {item.row.speaker}", item.row.language, texts, sounds, key=item.row.id)

@@ -26,7 +26,7 @@ SHELVES = {
     ("speech_decoder", ""): (
         "Re-synthesised speech",
         "The recording, its speech tokens decoded to sound again, its mel spectrogram through the same vocoder, and "
-        "the same sentence said by the text-to-token model.",
+        "the same sentence said by the text-to-token model. The judges' scores stand beside those that were judged.",
     ),
     ("speech_decoder", "interleaved"): (
         "Interleaved documents",

@@ -64,12 +64,21 @@ STORIES = "Speech-text LM: the right ending of a story"
 QUESTIONS = "Speech-text LM: the answer to a question"
 CHAT = "Chat model: the right answer in its reply to a spoken question"
 DECODER = "Speech decoder: heard by another recogniser"
-WHISPER, REAL, ENDING, BLIND, ORIGINAL = (
+SOUND = "Speech decoder: how it sounds, and in whose voice"
+SOUND_JUDGES = (
+    ("DistillMOS (stand-in for UTMOS/MOSNet), 1 to 5", "mos"),
+    ("DNSMOS, 1 to 5", "dnsmos"),
+    ("ViSQOL against the original, 1 to 5", "visqol"),
+    ("Speaker similarity (CAM++), up to 1", "speaker"),
+)
+SOUND_WAYS = (("", "resynthesis"), (", vocoder on the true mel", "vocoder"))
+WHISPER, REAL, ENDING, BLIND, ORIGINAL, ANOTHER = (
     "Whisper, not quantised",
     "real tokens",
     "best guess without the story",
     "best guess without the question",
     "original audio",
+    "another utterance of the speaker",
 )
 
 
@@ -170,6 +179,20 @@ LINES = (
         ("WER, recorded English", "resynthesis_wer_recorded"),
         ("WER of the vocoder on the true mel, synthesised", "vocoder_wer_synthesized"),
         ("WER of the vocoder on the true mel, recorded", "vocoder_wer_recorded"),
+    ),
+    *(
+        Line(
+            section=SOUND,
+            label=f"{judge}, {kind}{way}",
+            model="speech_decoder",
+            metric=f"{task}_{mode}_{group}",
+            beside=ANOTHER if mode == "speaker" else ORIGINAL,
+            share=False,
+            higher_is_better=True,
+        )
+        for judge, mode in SOUND_JUDGES
+        for kind, group in (("synthesised", "synthesized"), ("recorded", "recorded"))
+        for way, task in SOUND_WAYS
     ),
 )
 

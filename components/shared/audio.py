@@ -38,6 +38,16 @@ def resample(wave: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return soxr.resample(wave, from_hz, to_hz, quality="HQ").astype(np.float32)
 
 
+def require_sound(wave: np.ndarray, sample_rate_hz: int, what: str, min_duration_s: float) -> None:
+    """Raise ValueError, which begins with `what`, unless a wave has one channel, finite samples and enough of them."""
+    if wave.ndim != 1 or len(wave) < min_duration_s * sample_rate_hz:
+        raise ValueError(
+            f"{what}: got shape {wave.shape} at {sample_rate_hz} Hz, wanted (samples,) of at least {min_duration_s} s"
+        )
+    if not np.isfinite(wave).all():
+        raise ValueError(f"{what}: got NaN or infinite samples, wanted finite ones")
+
+
 def write_flac(path: Path, wave: np.ndarray, sample_rate_hz: int) -> None:
     """Write a mono wave, (samples,), float32, -1..1, as 16-bit FLAC."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -207,7 +207,8 @@ class ItemScore:
 
     id: str
     task: str
-    """transcription | generation | story | question | reply | resynthesis, or a finer name of the task's own."""
+    """transcription | generation | story | question | reply | resynthesis | vocoder | original, or a finer name of the
+    task's own."""
     mode: str
     """What goes in and what comes out: s_to_s, s_to_t, t_to_t, or what was measured of the sound."""
     groups: list[str]
@@ -216,7 +217,7 @@ class ItemScore:
     cluster: str
     """Items of one cluster (the fact, else the utterance) are resampled together."""
     score: float
-    """Correct (1 or 0), errors in words, or tokens."""
+    """Correct (1 or 0), errors in words, tokens, or a judge's grade."""
     baseline: float | None
     """The same of the baseline: question-blind, un-quantised, original audio; None where there is none."""
     weight: float

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.shared.assets import fetch
-from components.shared.audio import resample
+from components.shared.audio import require_sound, resample
 
 SAMPLE_RATE_HZ = 16_000
 """What the network hears; other waves are resampled."""
@@ -61,7 +61,7 @@ class SpeakerEmbedder:
         Raises ValueError for a wave that is shorter than 0.1 s, not of one channel, or not finite.
         """
         for number, wave in enumerate(waves):
-            _check(number, wave, sample_rate_hz)
+            require_sound(wave, sample_rate_hz, f"speaker embedding: wave {number}", MIN_DURATION_S)
         found = [self.network(self.features(resample(wave, sample_rate_hz, SAMPLE_RATE_HZ))[None]) for wave in waves]
         return torch.cat(found).float().cpu() if found else torch.zeros(0, WIDTH)
 
@@ -90,16 +90,6 @@ def load(source: str) -> CamPlusPlus:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path}: not the tensors of a CAM++ checkpoint: {reason}") from error
     return network
-
-
-def _check(number: int, wave: np.ndarray, sample_rate_hz: int) -> None:
-    if wave.ndim != 1 or len(wave) < MIN_DURATION_S * sample_rate_hz:
-        raise ValueError(
-            f"speaker embedding: wave {number}: got shape {wave.shape} at {sample_rate_hz} Hz, wanted (samples,) of at "
-            f"least {MIN_DURATION_S} s"
-        )
-    if not np.isfinite(wave).all():
-        raise ValueError(f"speaker embedding: wave {number}: got NaN or infinite samples, wanted finite ones")
 
 
 # The network. Shapes: B batch, T frames of 10 ms, H half of them (20 ms), C channels.
