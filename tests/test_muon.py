@@ -74,3 +74,22 @@ def test_a_resumed_run_ends_bit_equal():
     _train(halves, optimizer, 8, start=4)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, halves.state_dict()[name]), name
+
+
+def test_a_kernel_is_updated_as_the_matrix_of_all_that_an_output_sees():
+    torch.manual_seed(0)
+    conv, linear = torch.nn.Conv1d(8, 12, 3), torch.nn.Linear(24, 12)
+    linear.load_state_dict({"weight": conv.weight.detach().flatten(1), "bias": conv.bias.detach()})
+    optimizers = [
+        MuonWithAdamW([layer.weight], [layer.bias], lr=1e-2, weight_decay=0.1, betas=(0.9, 0.95))
+        for layer in (conv, linear)
+    ]
+    for step in range(3):
+        sound = torch.randn(4, 8, 3, generator=torch.Generator().manual_seed(step))
+        for layer, seen, optimizer in zip((conv, linear), (sound, sound.flatten(1)), optimizers, strict=True):
+            optimizer.zero_grad()
+            (layer(seen).flatten(1).square().mean() + layer(seen).sum() / 100).backward()
+            optimizer.step()
+    assert torch.allclose(conv.weight.flatten(1), linear.weight, atol=1e-6)
+    optimizers[0].zero_grad()
+    assert conv.weight.grad is None

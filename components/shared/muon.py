@@ -1,7 +1,8 @@
 """Muon and AdamW as one optimizer, for one learning rate and one schedule.
 
 Muon (Jordan et al. 2024) makes the update of a matrix orthogonal. With the step sizes of "Muon is Scalable for LLM
-Training" (Liu et al. 2025, section 2.2) it takes AdamW's learning rate and decay as they are.
+Training" (Liu et al. 2025, section 2.2) it takes AdamW's learning rate and decay as they are. A convolution's kernel is
+the matrix from all that one output sees to the outputs (Jordan et al. 2024 train convolutions so).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -19,12 +20,21 @@ class MuonWithAdamW(torch.optim.Optimizer):
     def __init__(
         self, matrices: list[Tensor], rest: list[Tensor], *, lr: float, weight_decay: float, betas: tuple[float, float]
     ) -> None:
-        """weight_decay: of the matrices and of what in `rest` has two dimensions."""
+        """matrices: of two dimensions, or kernels of convolutions (out, in, ...), contiguous and on their device.
+
+        weight_decay: of the matrices and of what in `rest` has two dimensions.
+        """
         groups = [
             {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
         ]
-        self.muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self._kernels = [
+            (kernel, nn.Parameter(kernel.detach().view(len(kernel), -1))) for kernel in matrices if kernel.ndim > 2
+        ]
+        flat = [p for p in matrices if p.ndim == 2] + [
+            matrix for _, matrix in self._kernels
+        ]  # same numbers, other shape
+        self.muon = torch.optim.Muon(flat, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, fused=True)
         super().__init__([*matrices, *rest], {"lr": lr})
         self._share()
@@ -39,9 +49,19 @@ class MuonWithAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for kernel, matrix in self._kernels:
+            matrix.grad = None if kernel.grad is None else kernel.grad.view_as(matrix)
         self.muon.step()
         self.adamw.step()
+        for _, matrix in self._kernels:
+            matrix.grad = None  # the kernel's own is what others see and clear
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear all gradients, those of kernels included, which are in no group by themselves."""
+        super().zero_grad(set_to_none)
+        for kernel, _ in self._kernels:
+            kernel.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """State of the two, by name."""

@@ -50,7 +50,8 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
         flow = MelFlow(config.shape, corpus.num_codes, config.compatible, corpus.tokens_per_s)
         weights = Weights(flow, len(corpus.speakers), vectors)
     if config.code_start:
-        begin_alike(flow.input_embedding, load_tokenizer(inputs.folder("speech_tokenizer", "model")).codes)
+        tokenizer = load_tokenizer(inputs.folder("speech_tokenizer", "model"))
+        begin_alike(flow.input_embedding, tokenizer.network.encoder.codebook.weight.detach())
     if config.straight_start:
         begin_straight(flow.velocity_network, NUM_BINS)
     metrics: dict[str, float] = {}

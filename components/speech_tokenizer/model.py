@@ -70,11 +70,6 @@ class SpeechTokenizer:
         self.sample_rate_hz = WHISPER_RATE_HZ
         self._transcripts: Transcripts | None = None
 
-    @property
-    def codes(self) -> Tensor:
-        """(num_codes, width), float32, on the CPU: the vectors that code numbers stand for."""
-        return self.network.encoder.codebook.weight.detach().float().cpu()
-
     @torch.no_grad()
     def encode_features(self, input_features: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """input_features: (B, mels, frames) float32 log-mel, 100 frames a second; attention_mask: (B, frames).
