@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from components.shared.identity import FREE
+from components.shared.lm_config import OptimizerKind
 from components.shared.training_config import TrainerConfig
 
 
@@ -121,7 +122,7 @@ class PhaseConfig:
     """Train on what a stream decodes at once: rows of whole blocks of the encoder, at most its history and one, with
     prompts that end where a block does (the paper's second phase)."""
     peak_lr: float
-    """AdamW's learning rate after warm-up."""
+    """Learning rate after warm-up."""
     final_lr: float
     """Learning rate of the last step; linear in between."""
     warmup_steps: int
@@ -205,8 +206,10 @@ class SpeechDecoderConfig:
     sampler: SamplerConfig
     griffin_lim: GriffinLimConfig
     stream: StreamConfig
+    optimizer: OptimizerKind
+    """adamw, as published, or muon for matrices and kernels of convolutions, which needs a fraction of the steps."""
     weight_decay: float
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay."""
     betas: list[float]
     """AdamW's two decay rates."""
     ema_decay: float

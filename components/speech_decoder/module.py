@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.shared.lm_config import OptimizerKind
+from components.shared.muon import MuonWithAdamW
 from components.shared.training import ClippedModule, linear_schedule
 from components.speech_decoder.config import ObjectiveConfig, PhaseConfig
 from components.speech_decoder.data import Batch
@@ -85,6 +87,7 @@ class DecoderModule(ClippedModule):
         objective: ObjectiveConfig,
         phase: PhaseConfig,
         *,
+        optimizer: OptimizerKind,
         weight_decay: float,
         betas: tuple[float, float],
         ema_decay: float,
@@ -92,6 +95,7 @@ class DecoderModule(ClippedModule):
         seed: int,
     ) -> None:
         super().__init__()
+        self.optimizer = optimizer
         self.average = copy.deepcopy(weights).requires_grad_(False)
         self.weights = weights.learn()
         self.scale, self.objective, self.phase = scale, objective, phase
@@ -139,12 +143,30 @@ class DecoderModule(ClippedModule):
         return batch.to(device)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with linear warm-up and decay; vectors are not decayed."""
-        learnt = [p for p in self.weights.parameters() if p.requires_grad]
-        decayed, others = [p for p in learnt if p.ndim >= 2], [p for p in learnt if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.phase.peak_lr, betas=self.betas, fused=True)
+        """AdamW or Muon under a linear warm-up and decay; vectors are not decayed."""
         phase = self.phase
+        optimizer = optimizer_of(self.weights, self.optimizer, phase.peak_lr, self.weight_decay, self.betas)
         factor = linear_schedule(phase.peak_lr, phase.final_lr, phase.warmup_steps, phase.trainer.num_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+_NO_MATRICES = ("input_embedding.weight", "speakers.weight", "pos_bias_u", "pos_bias_v")
+"""Ends of the names of tables and biases of two dimensions."""
+
+
+def optimizer_of(
+    weights: Weights, kind: OptimizerKind, lr: float, weight_decay: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    """AdamW, or Muon for matrices and kernels with AdamW for the rest, of whatever is trained."""
+    learnt = [(name, p) for name, p in weights.named_parameters() if p.requires_grad]
+    if kind is OptimizerKind.muon:
+        inner = [p.ndim >= 2 and not name.endswith(_NO_MATRICES) for name, p in learnt]
+        matrices = [p for (_, p), is_inner in zip(learnt, inner, strict=True) if is_inner]
+        rest = [p for (_, p), is_inner in zip(learnt, inner, strict=True) if not is_inner]
+        return MuonWithAdamW(matrices, rest, lr=lr, weight_decay=weight_decay, betas=betas)
+    groups = [
+        {"params": [p for _, p in learnt if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for _, p in learnt if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)

@@ -61,6 +61,7 @@ def train_phase(
         scale,
         config.objective,
         phase,
+        optimizer=config.optimizer,
         weight_decay=config.weight_decay,
         betas=(config.betas[0], config.betas[1]),
         ema_decay=config.ema_decay,
