@@ -14,12 +14,14 @@ from components.shared.training import fit, seeded
 from components.speech_decoder.config import PhaseConfig, SpeechDecoderConfig
 from components.speech_decoder.data import Batches, BatchSize, Corpus, FromStep, read_corpus
 from components.speech_decoder.flow import MelFlow
+from components.speech_decoder.hift import Hift
 from components.speech_decoder.layout import MelScale, Saved, save
 from components.speech_decoder.mel import FRAMES_PER_S, NUM_BINS
 from components.speech_decoder.model import load
 from components.speech_decoder.module import DecoderModule, Weights
 from components.speech_decoder.speech import judge, speak
 from components.speech_decoder.start import begin_straight
+from components.speech_decoder.vocoder_training import train_vocoder
 
 _NUM_MEASURED = 200
 """Utterances whose mels give the mean and deviation that the flow works in."""
@@ -31,7 +33,9 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
     Reads   data/tokenize/tokens, data/collect/utterances
     Writes  data/speech_decoder/model
     Metrics loss_flow, loss_prior: mean squared error on validation, in deviations of the log mel; mel_distance: of
-            decoded validation speech, natural log; mode_distance: between decoding block by block and in a single
+            decoded validation speech, natural log; with HiFT vocoder_mel: L1 of the log mel of vocoded validation
+            speech, vocoder_cents: median error of its pitch, vocoder_voicing: share of frames called voiced or unvoiced
+            wrongly; mode_distance: between decoding block by block and in a single
             pass; wer_decoded, wer_vocoded, wer_original: what the judge understands
     Source  speech decoder of GLM-4-Voice, design of CosyVoice (Du et al. 2024)
 
@@ -53,9 +57,13 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
     for number, phase in enumerate(config.phases):
         weights, losses = train_phase(phase, number, weights, scale, config, corpus, outputs.checkpoints, tracker)
         metrics |= losses
+    vocoder, losses = train_vocoder(
+        config.vocoder, config.seed, corpus, outputs.checkpoints, tracker, config.data.num_workers
+    )
+    metrics |= losses
 
     folder = outputs.folder("model")
-    save_decoder(folder, weights, scale, config, corpus)
+    save_decoder(folder, weights, scale, config, corpus, vocoder)
     decoder = load(folder, "cuda" if torch.cuda.is_available() else "cpu")
     heard = corpus.of_speakers(config.phases[-1].num_speakers).validation[: config.data.num_spoken]
     spoken = speak(decoder, heard, tracker)
@@ -122,7 +130,14 @@ def train_phase(
     return module.average, {name.rsplit("/", 1)[-1]: value for name, value in last.items()}
 
 
-def save_decoder(folder: Path, weights: Weights, scale: MelScale, config: SpeechDecoderConfig, corpus: Corpus) -> None:
+def save_decoder(
+    folder: Path,
+    weights: Weights,
+    scale: MelScale,
+    config: SpeechDecoderConfig,
+    corpus: Corpus,
+    vocoder: Hift | None,
+) -> None:
     """Write the model's folder; the speaker with most speech in the last phase speaks unless another is asked for."""
     table = weights.speakers.weight.detach().cpu()
     saved = Saved(
@@ -138,6 +153,7 @@ def save_decoder(folder: Path, weights: Weights, scale: MelScale, config: Speech
         griffin_lim=config.griffin_lim,
         sigma_min=config.objective.sigma_min,
         drop_share=config.objective.drop_share,
+        vocoder=vocoder,
     )
     save(folder, saved)
     seal(folder, extra={"num_codes": corpus.num_codes, "tokens_per_s": corpus.tokens_per_s})
