@@ -19,6 +19,9 @@ from components.speech_decoder.vocoder_module import VocoderModule
 _PITCH_SCALE_HZ = 100.0
 """A voice's pitch and its spread: where the predictor's last layer begins, instead of at 0 give or take 1 Hz."""
 
+_LOUDNESS = -5.0
+"""Mean log magnitude of speech at the last layer's resolution; a random network begins 100 times as loud."""
+
 
 def train_vocoder(
     config: VocoderConfig, seed: int, corpus: Corpus, checkpoints: Path, tracker: Tracker, num_workers: int = 0
@@ -75,4 +78,5 @@ def make_network(shape: HiftShapeConfig) -> Hift:
     network = Hift(config, shape.pitch_channels)
     network.f0_predictor.classifier.weight.mul_(_PITCH_SCALE_HZ)
     network.f0_predictor.classifier.bias.fill_(_PITCH_SCALE_HZ)
+    network.conv_post.bias[: config.istft_params["n_fft"] // 2 + 1] = _LOUDNESS
     return network
