@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from tqdm import tqdm
 
 from components.config import load_config
 from components.shared.audio import write_flac
@@ -52,17 +54,22 @@ SPOKEN_S = (2.0, 8.0)
 """Sentences that are judged are neither a word nor a story."""
 
 
-class Row(TypedDict):
+class Figures(TypedDict):
+    """Means over the sentences; cents: None when nothing is voiced, mos: None without a judge."""
+
+    mel: float
+    cents: float | None
+    voicing: float
+    mos: float | None
+
+
+class Row(Figures):
     """One vocoder after so many steps; seconds: of training, in this and earlier pieces of the run."""
 
     vocoder: str
     steps: int
     seconds: float
     cpu_seconds: float
-    mel: float
-    cents: float
-    voicing: float
-    mos: float | None
 
 
 def pairs_of(utterances: Path) -> tuple[list[Pair], list[Pair]]:
@@ -97,21 +104,20 @@ class Sentences:
         self._ids, self._originals = [pair.id for pair in pairs], [waves.of(pair)[0] for pair in pairs]
         self._judge = _judge() if judged else None
 
-    def measure(self, vocoder: Vocoder, folder: Path | None) -> dict[str, Any]:
+    def measure(self, vocoder: Vocoder, folder: Path) -> Figures:
         """mel, cents, voicing and mos, means over the sentences; the waves are written to the folder."""
         made = [vocoder(log_mel(wave)) for wave in self._originals]
         waves = [wave.numpy() for wave in made]
         errors = [_heard(ours, theirs) for ours, theirs in zip(made, self._originals, strict=True)]
-        if folder is not None:
-            for name, wave in zip(self._ids, waves, strict=True):
-                write_flac(folder / f"{name}.flac", wave, SAMPLE_RATE_HZ)
+        for name, wave in zip(self._ids, waves, strict=True):
+            write_flac(folder / f"{name}.flac", wave, SAMPLE_RATE_HZ)
         cents = [cents for cents, _ in errors if np.isfinite(cents)]
-        return {
-            "mel": float(np.mean([float(mel_loss(o, t)) for o, t in zip(made, self._originals, strict=True)])),
-            "cents": float(np.mean(cents)) if cents else float("nan"),
-            "voicing": float(np.mean([voicing for _, voicing in errors])),
-            "mos": float(np.mean(self._judge.score(waves, SAMPLE_RATE_HZ))) if self._judge else None,
-        }
+        return Figures(
+            mel=float(np.mean([float(mel_loss(o, t)) for o, t in zip(made, self._originals, strict=True)])),
+            cents=float(np.mean(cents)) if cents else None,
+            voicing=float(np.mean([voicing for _, voicing in errors])),
+            mos=float(np.mean(self._judge.score(waves, SAMPLE_RATE_HZ))) if self._judge else None,
+        )
 
     def originals(self, mel: torch.Tensor) -> torch.Tensor:
         """Not a vocoder: the recording of that mel."""
@@ -134,12 +140,12 @@ class Rows(Callback):
     """A row at every validation, printed and written at once; time spent on measuring is left out."""
 
     def __init__(self, sentences: Sentences, folder: Path) -> None:
-        self._sentences, self._folder = sentences, folder
+        self.sentences, self._folder = sentences, folder
         path = folder / "rows.json"
         self.rows: list[Row] = json.loads(path.read_text())["rows"] if path.is_file() else []
 
     def add(self, vocoder: str, steps: int, made: Vocoder, begun: tuple[float, float] = (0.0, 0.0)) -> None:
-        figures = self._sentences.measure(made, self._folder / f"waves-{vocoder}")
+        figures = self.sentences.measure(made, self._folder / f"waves-{vocoder}")
         row = Row(vocoder=vocoder, steps=steps, seconds=begun[0], cpu_seconds=begun[1], **figures)
         self.rows = [old for old in self.rows if (old["vocoder"], old["steps"]) != (vocoder, steps)] + [row]
         show(row)
@@ -169,12 +175,11 @@ class Rows(Callback):
 
 
 def show(row: Row) -> None:
-    mos = "" if row["mos"] is None else f"{row['mos']:8.2f}"
-    time_s = f"{row['seconds']:9.0f} s{row['cpu_seconds']:9.0f} s"
-    print(
-        f"{row['vocoder']:12s}{row['steps']:8d}{time_s}{row['mel']:8.3f}{row['cents']:8.1f}{row['voicing']:9.3f}{mos}",
-        flush=True,
-    )
+    cents, mos = (" " * 8 if value is None else f"{value:8.2f}" for value in (row["cents"], row["mos"]))
+    spent = f"{row['seconds']:9.0f} s{row['cpu_seconds']:9.0f} s"
+    line = f"{row['vocoder']:12s}{row['steps']:8d}{spent}{row['mel']:8.3f}{cents}{row['voicing']:9.3f}{mos}"
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
 
 
 def train(config: VocoderConfig, seed: int, data: Path, folder: Path, num_sentences: int, judged: bool) -> list[Row]:
@@ -186,12 +191,12 @@ def train(config: VocoderConfig, seed: int, data: Path, folder: Path, num_senten
     sentences = spread([pair for pair in held if pair.speaker in chosen], num_sentences)
     rows = Rows(Sentences(sentences, waves, judged), folder)
     print(f"{'vocoder':12s}{'steps':>8s}{'time':>11s}{'CPU':>11s}{'mel':>8s}{'cents':>8s}{'voicing':>9s}     mos")
-    if not rows.rows:
-        limit = load_config(["scale=tiny"]).speech_decoder.griffin_lim
-        rows.add("recording", 0, rows._sentences.originals)
-        rows.add("griffin_lim", 0, lambda mel: griffin_lim(mel, limit))
     for row in rows.rows:
         show(row)
+    if not rows.rows:
+        limit = load_config(["scale=tiny"]).speech_decoder.griffin_lim
+        rows.add("recording", 0, rows.sentences.originals)
+        rows.add("griffin_lim", 0, lambda mel: griffin_lim(mel, limit))
     module = make_module(config, seed)
     batches = CropBatches(
         long_enough([pair for pair in everyone if pair.speaker in chosen], config.crop_frames, Counter()),

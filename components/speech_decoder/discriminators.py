@@ -44,7 +44,7 @@ class Discriminators(nn.Module):
             raise ValueError(f"vocoder.discriminators.periods: got {config.periods}, wanted 2 or more")
         check_resolutions(config.resolutions)
         periods = [PeriodDiscriminator(period, config.period_channels) for period in config.periods]
-        spectra = [ResolutionDiscriminator(*sizes, config.resolution_channels) for sizes in config.resolutions]
+        spectra = [ResolutionDiscriminator(sizes, config.resolution_channels) for sizes in config.resolutions]
         self.each = nn.ModuleList([*periods, *spectra])
 
     def forward(self, wave: Tensor) -> list[Judged]:
@@ -85,10 +85,10 @@ class PeriodDiscriminator(nn.Module):
 class ResolutionDiscriminator(nn.Module):
     """Convolutions over the magnitudes of a wave at one resolution, frequencies shortened."""
 
-    def __init__(self, n_fft: int, hop: int, window: int, channels: int) -> None:
-        """n_fft, hop, window: samples."""
+    def __init__(self, sizes: list[int], channels: int) -> None:
+        """sizes: FFT size, hop and window in samples."""
         super().__init__()
-        self.n_fft, self.hop, self.window = n_fft, hop, window
+        self.sizes = sizes
         wide = [weight_norm(nn.Conv2d(1, channels, (3, 9), padding=(1, 4)))]
         wide += [weight_norm(nn.Conv2d(channels, channels, (3, 9), (1, 2), (1, 4))) for _ in range(3)]
         self.layers = nn.ModuleList([*wide, weight_norm(nn.Conv2d(channels, channels, (3, 3), padding=1))])
@@ -96,7 +96,7 @@ class ResolutionDiscriminator(nn.Module):
 
     def forward(self, wave: Tensor) -> Judged:
         """wave: (B, S), float32."""
-        seen = magnitudes(wave, self.n_fft, self.hop, self.window).transpose(1, 2)[:, None]
+        seen = magnitudes(wave, *self.sizes).transpose(1, 2)[:, None]
         return _judge(seen, self.layers, self.last)  # (B, 1, frames, frequencies)
 
 
