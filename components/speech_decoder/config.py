@@ -163,6 +163,102 @@ class DataConfig:
     """Validation utterances that are decoded to waves for the tracker and, when judged, for the word error rate."""
 
 
+class VocoderKind(Enum):
+    """What turns mel into wave."""
+
+    griffin_lim = "griffin_lim"
+    """No training: phases that agree with the magnitudes."""
+    hift = "hift"
+    """The published network, trained here as a GAN."""
+
+
+@dataclass(kw_only=True)
+class HiftShapeConfig:
+    """Shape of HiFT where it may differ from the published one."""
+
+    base_channels: int
+    """Channels after its first convolution, a multiple of 4, halved at each of two levels; published: 512."""
+    pitch_channels: int
+    """Channels of the pitch predictor; published: 512."""
+    kernels: list[int]
+    """Widths of the parallel residual blocks of each level, odd; published: [3, 7, 11]."""
+
+
+@dataclass(kw_only=True)
+class DiscriminatorConfig:
+    """The networks that tell recorded waves from made ones."""
+
+    periods: list[int]
+    """Samples between neighbours of a column, one discriminator each; published: [2, 3, 5, 7, 11] (HiFi-GAN)."""
+    resolutions: list[list[int]]
+    """FFT size, hop and window in samples, one discriminator each; published: three (UnivNet, CosyVoice)."""
+    period_channels: list[int]
+    """Channels of the convolutions over a period's columns; published: [32, 128, 512, 1024, 1024]."""
+    resolution_channels: int
+    """Channels over a spectrogram; published: 32."""
+
+
+@dataclass(kw_only=True)
+class VocoderLossConfig:
+    """What the generator's losses weigh."""
+
+    mel_weight: float
+    """L1 of the log mel, natural log; HiFi-GAN and CosyVoice: 45."""
+    feature_weight: float
+    """L1 of what the discriminators' layers make of both waves; HiFi-GAN and CosyVoice: 2."""
+    adversarial_weight: float
+    """Least squares of the discriminators' verdicts; published: 1."""
+    pitch_weight: float
+    """L1 of the predicted pitch in Hz; CosyVoice: 1."""
+    spectral_weight: float
+    """Log magnitudes and convergence at the discriminators' resolutions (Parallel WaveGAN); ours, published: 0."""
+    relativistic_weight: float
+    """Truncated pointwise relativistic loss of both sides (TPRLS of HiFTNet); CosyVoice: 1."""
+    relativistic_limit: float
+    """Where it is cut, in verdicts squared; HiFTNet and CosyVoice: 0.04."""
+
+
+@dataclass(kw_only=True)
+class VocoderConfig:
+    """The vocoder and, for HiFT, its training: crops of recorded waves from their own mel."""
+
+    kind: VocoderKind
+    """griffin_lim trains nothing and leaves the rest unread."""
+    shape: HiftShapeConfig
+    discriminators: DiscriminatorConfig
+    losses: VocoderLossConfig
+    num_speakers: int
+    """Speakers with the most speech to train on; 0: all."""
+    crop_frames: int
+    """Mel frames of a row, 256 samples each; HiFi-GAN: 32; CosyVoice: 96."""
+    rows_per_batch: int
+    """Crops in a batch; HiFi-GAN: 16."""
+    discriminators_from_step: int
+    """Until then the mel, spectral and pitch losses train alone, which costs a third a step; published: 0."""
+    reference_pitch_until_step: int
+    """Until then the source sings the recording's pitch, while the predictor learns; published: 0."""
+    generator_lr: float
+    """AdamW's learning rate of HiFT after warm-up; HiFi-GAN and CosyVoice: 2e-4."""
+    discriminator_lr: float
+    """The same of the discriminators; 2e-4."""
+    final_lr_share: float
+    """Learning rates of the last step over those after warm-up; linear in between."""
+    warmup_steps: int
+    """Steps of linear warm-up."""
+    betas: list[float]
+    """AdamW's two decay rates; HiFi-GAN: [0.8, 0.99]."""
+    weight_decay: float
+    """AdamW's decoupled weight decay; 0.01 as PyTorch's default in HiFi-GAN."""
+    ema_decay: float
+    """Decay of the average of HiFT's weights that is saved, warmed up over the first steps; 0: the weights themselves,
+    as published."""
+    keep_waves: bool
+    """Keep every wave and its pitch in memory after the first use; wants 170 MB an hour of audio."""
+    num_validation: int
+    """Utterances of the validation split that are vocoded whole for the losses."""
+    trainer: TrainerConfig
+
+
 @dataclass(kw_only=True)
 class VoicesConfig:
     """Where the speaker vectors that the flow is conditioned on come from."""
@@ -221,3 +317,4 @@ class SpeechDecoderConfig:
     shape: ShapeConfig
     data: DataConfig
     phases: list[PhaseConfig]
+    vocoder: VocoderConfig

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -308,9 +309,10 @@ class Batches(Dataset[Batch]):
 class FromStep:
     """A loader that begins at the batch the trainer has reached, so that a resumed run meets the batches it missed."""
 
-    def __init__(self, batches: Batches, reached: Callable[[], int], num_workers: int) -> None:
+    def __init__(self, batches: Dataset[Any], reached: Callable[[], int], num_workers: int) -> None:
+        """batches: by number, with a length."""
         self._batches, self._reached, self._num_workers = batches, reached, num_workers
 
-    def __iter__(self) -> Iterator[Batch]:
-        order = range(self._reached(), len(self._batches))
+    def __iter__(self) -> Iterator[Any]:
+        order = range(self._reached(), len(self._batches))  # type: ignore[arg-type]
         yield from DataLoader(self._batches, batch_size=None, sampler=order, num_workers=self._num_workers)

@@ -148,7 +148,7 @@ class Hift(nn.Module):
             hidden = hidden + self.source_resblocks[level](self.source_downs[level](spectrum))
             blocks = list(self.resblocks)[level * num_blocks : (level + 1) * num_blocks]
             hidden = torch.stack([block(hidden) for block in blocks]).mean(dim=0)
-        made = self.conv_post(F.leaky_relu(hidden))
+        made = self.conv_post(F.leaky_relu(hidden)).float()  # whatever the layers computed in
         half = config.istft_params["n_fft"] // 2 + 1
         magnitude = made[:, :half].exp().clamp(max=_MAX_MAGNITUDE)
         phase = torch.sin(made[:, half:])  # squashed to -1..1, as released weights expect

@@ -14,6 +14,7 @@ from components.shared.training import fit
 from components.speech_decoder.config import PhaseConfig, SpeechDecoderConfig
 from components.speech_decoder.data import Batches, BatchSize, Corpus, FromStep, Pair
 from components.speech_decoder.hearing import Hearing
+from components.speech_decoder.hift import Hift
 from components.speech_decoder.layout import MelScale, Saved
 from components.speech_decoder.mel import FRAMES_PER_S
 from components.speech_decoder.model import SpeechDecoder
@@ -21,7 +22,9 @@ from components.speech_decoder.module import DecoderModule, Weights
 from components.speech_decoder.speech import Judge
 
 
-def saved_of(weights: Weights, scale: MelScale, config: SpeechDecoderConfig, corpus: Corpus) -> Saved:
+def saved_of(
+    weights: Weights, scale: MelScale, config: SpeechDecoderConfig, corpus: Corpus, vocoder: Hift | None = None
+) -> Saved:
     """The decoder of these weights; the speaker with the most speech speaks unless another is asked for."""
     table = weights.speakers.weight.detach().cpu()
     return Saved(
@@ -37,6 +40,7 @@ def saved_of(weights: Weights, scale: MelScale, config: SpeechDecoderConfig, cor
         griffin_lim=config.griffin_lim,
         sigma_min=config.objective.sigma_min,
         drop_share=config.objective.drop_share,
+        vocoder=vocoder,
     )
 
 

@@ -19,6 +19,7 @@ from components.speech_decoder.module import Weights
 from components.speech_decoder.phases import saved_of, train_phase
 from components.speech_decoder.speech import judge, speak
 from components.speech_decoder.start import begin_alike, begin_straight
+from components.speech_decoder.vocoder_training import train_vocoder
 from components.speech_decoder.voices import speaker_vectors
 from components.speech_tokenizer.model import load as load_tokenizer
 
@@ -32,7 +33,9 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
     Reads   data/tokenize/tokens, data/collect/utterances, data/speech_tokenizer/model (its codes)
     Writes  data/speech_decoder/model
     Metrics loss_flow, loss_prior: mean squared error on validation, in deviations of the log mel; mel_distance: of
-            decoded validation speech, natural log; mode_distance: between decoding block by block and in a single
+            decoded validation speech, natural log; with HiFT vocoder_mel: L1 of the log mel of vocoded validation
+            speech, vocoder_cents: median error of its pitch, vocoder_voicing: share of frames called voiced or unvoiced
+            wrongly; mode_distance: between decoding block by block and in a single
             pass; wer_decoded, wer_vocoded, wer_original: what the judge understands
     Source  speech decoder of GLM-4-Voice, design of CosyVoice (Du et al. 2024)
 
@@ -58,9 +61,13 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
     for number, phase in enumerate(config.phases):
         weights, losses = train_phase(phase, number, weights, scale, config, corpus, outputs.checkpoints, tracker)
         metrics |= losses
+    vocoder, losses = train_vocoder(
+        config.vocoder, config.seed, corpus, outputs.checkpoints, tracker, config.data.num_workers
+    )
+    metrics |= losses
 
     folder = outputs.folder("model")
-    save(folder, saved_of(weights, scale, config, corpus))
+    save(folder, saved_of(weights, scale, config, corpus, vocoder))
     seal(folder, extra={"num_codes": corpus.num_codes, "tokens_per_s": corpus.tokens_per_s})
     decoder = load(folder, "cuda" if torch.cuda.is_available() else "cpu")
     heard = corpus.of_speakers(config.phases[-1].num_speakers).validation[: config.data.num_spoken]
