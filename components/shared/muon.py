@@ -7,7 +7,7 @@ the matrix from all that one output sees to the outputs (Jordan et al. 2024 trai
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,15 +18,24 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for `matrices`, AdamW for `rest`; both are param_groups of this one."""
 
     def __init__(
-        self, matrices: list[Tensor], rest: list[Tensor], *, lr: float, weight_decay: float, betas: tuple[float, float]
+        self,
+        matrices: list[Tensor],
+        rest: list[Tensor],
+        *,
+        lr: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        more: Sequence[dict[str, Any]] = (),
     ) -> None:
         """matrices: of two dimensions, or kernels of convolutions (out, in, ...), contiguous and on their device.
 
-        weight_decay: of the matrices and of what in `rest` has two dimensions.
+        weight_decay: of the matrices and of what in `rest` has two dimensions. more: further groups of AdamW, each with
+        an lr of its own.
         """
         groups = [
             {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
             {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+            *more,
         ]
         self._kernels = [
             (kernel, nn.Parameter(kernel.detach().view(len(kernel), -1))) for kernel in matrices if kernel.ndim > 2
@@ -36,7 +45,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         ]  # same numbers, other shape
         self.muon = torch.optim.Muon(flat, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, fused=True)
-        super().__init__([*matrices, *rest], {"lr": lr})
+        others = [p for group in more for p in group["params"]]
+        super().__init__([*matrices, *rest, *others], {"lr": lr})
         self._share()
 
     def _share(self) -> None:

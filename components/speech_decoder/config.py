@@ -237,8 +237,10 @@ class VocoderConfig:
     """Until then the mel, spectral and pitch losses train alone, which costs a third a step; published: 0."""
     reference_pitch_until_step: int
     """Until then the source sings the recording's pitch, while the predictor learns; published: 0."""
+    optimizer: OptimizerKind
+    """Of HiFT: adamw, as published, or muon for its kernels; discriminators have AdamW."""
     generator_lr: float
-    """AdamW's learning rate of HiFT after warm-up; HiFi-GAN and CosyVoice: 2e-4."""
+    """Learning rate of HiFT after warm-up; HiFi-GAN and CosyVoice: 2e-4."""
     discriminator_lr: float
     """The same of the discriminators; 2e-4."""
     final_lr_share: float

@@ -1,6 +1,6 @@
 """The training step of HiFT: generator and discriminators take one step together, of the same weights.
 
-One AdamW with a group of parameters for each is two AdamWs that step at once: a training step is one optimizer step to
+One optimizer with a group of parameters for each is two that step at once: a training step is one optimizer step to
 the trainer, its checkpoints and its curves. HiFi-GAN lets the discriminators go first and shows the generator their
 new weights; here both gradients are taken at the old ones, and the recorded wave is judged once instead of twice.
 """
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.shared.lm_config import OptimizerKind
+from components.shared.muon import MuonWithAdamW
 from components.shared.training import ClippedModule, linear_schedule
 from components.speech_decoder.config import VocoderConfig
 from components.speech_decoder.discriminators import Discriminators, Judged
@@ -137,14 +139,19 @@ class VocoderModule(ClippedModule):
         return batch.to(device)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with one group for each side, linear warm-up and decay of both."""
+        """One optimizer for both sides, each with its learning rate, linear warm-up and decay of both."""
         config = self.config
-        groups = [
-            {"params": list(self.network.parameters()), "lr": config.generator_lr},
-            {"params": list(self.discriminators.parameters()), "lr": config.discriminator_lr},
-        ]
+        ours, theirs = list(self.network.parameters()), list(self.discriminators.parameters())
+        sides = [{"params": ours, "lr": config.generator_lr}, {"params": theirs, "lr": config.discriminator_lr}]
         betas = (config.betas[0], config.betas[1])
-        optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=config.weight_decay, fused=True)
+        optimizer: torch.optim.Optimizer
+        if config.optimizer is OptimizerKind.muon:
+            kernels = [p for p in ours if p.ndim >= 2 and len(p) > 1 and p[0].numel() > 1]  # not the lengths weight_g
+            rest = [p for p in ours if all(p is not kernel for kernel in kernels)]
+            decay, lr = config.weight_decay, config.generator_lr
+            optimizer = MuonWithAdamW(kernels, rest, lr=lr, weight_decay=decay, betas=betas, more=sides[1:])
+        else:
+            optimizer = torch.optim.AdamW(sides, betas=betas, weight_decay=config.weight_decay, fused=True)
         factor = linear_schedule(1.0, config.final_lr_share, config.warmup_steps, config.trainer.num_steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
