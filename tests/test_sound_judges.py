@@ -124,19 +124,21 @@ def row(name: str, origin: str = "recorded") -> SpeechTokens:
 
 
 def test_a_judges_grades_stand_beside_those_of_the_original() -> None:
-    sounds = [Sounds(row=row(name), waves={}, other=None) for name in ("a", "b")]
+    sounds = [Sounds(row=row(name), group="recorded_seen", waves={}, other=None) for name in ("a", "b")]
     verdicts = [
         {SoundJudge.mos: {ORIGINAL: 4.0, "decoded": 3.0}, SoundJudge.visqol: {"decoded": 1.0}},
         {SoundJudge.mos: {ORIGINAL: 5.0, "decoded": 3.5}, SoundJudge.visqol: {"decoded": 1.0}},
     ]
     scores = sound_scores(sounds, verdicts, {"decoded": "resynthesis", ORIGINAL: "original"})
     figures = summarise(scores, seed=1, level=0.95)
-    assert figures["resynthesis_mos_recorded"] == 3.25 and figures["original_mos_recorded"] == 4.5
-    assert figures["resynthesis_mos_recorded_reference"] == 4.5
-    assert figures["resynthesis_mos_recorded_difference"] == -1.25
-    assert figures["resynthesis_mos_recorded_difference_low"] == -1.5
-    assert "resynthesis_visqol_recorded_reference" not in figures and "original_visqol_recorded" not in figures
-    assert figures["resynthesis_visqol_recorded_low"] == figures["resynthesis_visqol_recorded_high"] == 1.0
+    assert figures["resynthesis_mos_recorded_seen"] == 3.25 and figures["original_mos_recorded_seen"] == 4.5
+    assert figures["resynthesis_mos_recorded_seen_reference"] == 4.5
+    assert figures["resynthesis_mos_recorded_seen_difference"] == -1.25
+    assert figures["resynthesis_mos_recorded_seen_difference_low"] == -1.5
+    assert (
+        "resynthesis_visqol_recorded_seen_reference" not in figures and "original_visqol_recorded_seen" not in figures
+    )
+    assert figures["resynthesis_visqol_recorded_seen_low"] == figures["resynthesis_visqol_recorded_seen_high"] == 1.0
     assert in_words(verdicts[0]) == {"DistillMOS": "original 4.00, decoded 3.00", "ViSQOL": "decoded 1.00"}
 
 
@@ -151,8 +153,13 @@ def test_grades_are_no_successes() -> None:
 
 def test_the_voice_of_the_original_is_compared_with_the_speakers_other_utterance(spoken) -> None:
     sounds = [
-        Sounds(row=row("a"), waves={ORIGINAL: spoken[0], "hissing": noisy(spoken[0], 5)}, other=spoken[1]),
-        Sounds(row=row("b"), waves={ORIGINAL: spoken[0], "hissing": spoken[0]}, other=None),
+        Sounds(
+            row=row("a"),
+            group="recorded_seen",
+            waves={ORIGINAL: spoken[0], "hissing": noisy(spoken[0], 5)},
+            other=spoken[1],
+        ),
+        Sounds(row=row("b"), group="recorded_seen", waves={ORIGINAL: spoken[0], "hissing": spoken[0]}, other=None),
     ]
     try:
         first, second = judge_sounds(sounds, RATE_HZ, [SoundJudge.speaker])
@@ -200,13 +207,13 @@ def test_an_evaluation_writes_the_figures_of_every_judge_and_shows_them(tmp_path
         pytest.skip(str(error))
     for mode in ("mos", "dnsmos", "visqol", "speaker"):
         for task in ("resynthesis", "vocoder"):
-            name = f"{task}_{mode}_synthesized"
+            name = f"{task}_{mode}_synthesized_unseen"
             assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
             assert metrics[f"{name}_items"] == 2
             assert (f"{name}_reference" in metrics) == (mode != "visqol")
-    assert metrics["original_mos_synthesized"] == metrics["resynthesis_mos_synthesized_reference"]
-    assert metrics["vocoder_visqol_synthesized"] > metrics["resynthesis_visqol_synthesized"]
-    assert metrics["vocoder_speaker_synthesized"] > metrics["resynthesis_speaker_synthesized"]
+    assert metrics["original_mos_synthesized_unseen"] == metrics["resynthesis_mos_synthesized_unseen_reference"]
+    assert metrics["vocoder_visqol_synthesized_unseen"] > metrics["resynthesis_visqol_synthesized_unseen"]
+    assert metrics["vocoder_speaker_synthesized_unseen"] > metrics["resynthesis_speaker_synthesized_unseen"]
     kept = list(read_table(folder / "scores", ItemScore))
     assert {row.mode for row in kept} == {"wer", "mos", "dnsmos", "visqol", "speaker"}
     labels = {text.label for sample in read_table(folder / "samples", Sample) for text in sample.texts}
@@ -215,5 +222,8 @@ def test_an_evaluation_writes_the_figures_of_every_judge_and_shows_them(tmp_path
 
 def test_judges_that_are_left_out_have_no_figures(tmp_path, monkeypatch) -> None:
     metrics, _ = run(tmp_path, monkeypatch, sound_judges=[SoundJudge.visqol], num_sound_judged=1)
-    assert metrics["resynthesis_visqol_synthesized_items"] == 1 and metrics["resynthesis_wer_synthesized_items"] == 2
+    assert (
+        metrics["resynthesis_visqol_synthesized_unseen_items"] == 1
+        and metrics["resynthesis_wer_synthesized_unseen_items"] == 2
+    )
     assert not [name for name in metrics if "mos" in name or "speaker" in name]

@@ -15,7 +15,7 @@ from components.evaluate.evaluation import Evaluation, by_language, error_score,
 from components.evaluate.samples import SampleBook, Wave
 from components.evaluate.selection import choose, choose_each
 from components.evaluate.sound_quality import ORIGINAL, Sounds, Verdicts, in_words, judge_sounds, sound_scores
-from components.evaluate.speech import Speech, read_split
+from components.evaluate.speech import Speech, read_split, train_speakers, voice_group
 from components.shared.contracts import ItemScore, SpeechTokens
 from components.shared.engine import make_engine
 from components.shared.places import Inputs
@@ -36,6 +36,8 @@ class Heard:
     """One utterance three ways, each (samples,) float32 at the decoder's rate, and what the judge understood."""
 
     row: SpeechTokens
+    group: str
+    """What it is reported with: recorded_seen, synthesized_unseen and so on, by its origin and its speaker."""
     waves: dict[str, np.ndarray]
     texts: dict[str, str]
     verdicts: Verdicts = field(default_factory=dict)
@@ -43,31 +45,33 @@ class Heard:
 
 
 def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: Tracker) -> Evaluation:
-    """WER of decoded speech by config.judges, grades by config.sound_judges, recorded and synthesised speech apart.
+    """WER of decoded speech by config.judges, grades by config.sound_judges.
 
-    resynthesis: tokens -> mel -> wave; vocoder: the recording's own mel -> wave, which no decoder can be better than.
-    The baseline of both is the original sound, which has grades of its own (original). Utterances in languages without
-    a judge are left out. Interleaved documents are shown beside, with spans to hear.
+    Recorded and synthesised speech stand apart, and tokens of voices that training had and had not; the decoder's own
+    voice says them all. resynthesis: tokens -> mel -> wave; vocoder: the recording's own mel -> wave, which no decoder
+    can be better than. The baseline of both is the original sound, which has grades of its own (original). Utterances
+    in languages without a judge are left out. Interleaved documents are shown beside, with spans to hear.
     """
     from components.speech_decoder.model import load
     from components.speech_tokenizer.model import load as load_tokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     decoder = load(inputs.folder("speech_decoder", "model"), device)
-    speech = read_split(inputs, config.split.value)
+    speech, seen = read_split(inputs, config.split.value), train_speakers(inputs)
     rows = choose_each(
         [row for row in speech.rows.values() if row.language in config.judges],
         config.num_decoded,
         seed=config.seed,
         key=lambda row: row.id,
-        group=lambda row: f"{row.language}_{row.origin}",
+        group=lambda row: f"{row.language}_{voice_group(row, seen)}",
     )
     waves = []
     for row in tracker.progress(rows, len(rows), "decoding"):
         original, _ = speech.wave(row.id, decoder.sample_rate_hz)
         vocoded = decoder.vocode(torch.from_numpy(original)).numpy()
         waves.append({ORIGINAL: original, DECODED: decoder.decode(row.tokens).numpy(), VOCODED: vocoded})
-    heard = judge(rows, waves, decoder.sample_rate_hz, config)
+    groups = [voice_group(row, seen) for row in rows]
+    heard = judge(rows, groups, waves, decoder.sample_rate_hz, config)
     sounds = sounds_of(heard, speech, decoder.sample_rate_hz, config)
     verdicts = judge_sounds(sounds, decoder.sample_rate_hz, config.sound_judges, device)
     by_id = {item.row.id: found for item, found in zip(sounds, verdicts, strict=True)}
@@ -79,9 +83,13 @@ def evaluate(config: EvaluateConfig, inputs: Inputs, book: SampleBook, tracker: 
 
 
 def judge(
-    rows: Sequence[SpeechTokens], waves: Sequence[dict[str, np.ndarray]], sample_rate_hz: int, config: EvaluateConfig
+    rows: Sequence[SpeechTokens],
+    groups: Sequence[str],
+    waves: Sequence[dict[str, np.ndarray]],
+    sample_rate_hz: int,
+    config: EvaluateConfig,
 ) -> list[Heard]:
-    """What each language's judge understands of every way of every utterance."""
+    """What each language's judge understands of every way of every utterance; groups: of each, see Heard.group."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     texts: list[dict[str, str]] = [{} for _ in rows]
     for language, places in by_language(rows).items():
@@ -90,7 +98,10 @@ def judge(
             found = recognizer.transcribe([waves[place][way] for place in places], sample_rate_hz, language)
             for place, text in zip(places, found, strict=True):
                 texts[place][way] = text
-    return [Heard(row=row, waves=sounds, texts=said) for row, sounds, said in zip(rows, waves, texts, strict=True)]
+    return [
+        Heard(row=row, group=group, waves=sounds, texts=said)
+        for row, group, sounds, said in zip(rows, groups, waves, texts, strict=True)
+    ]
 
 
 def scores_of(heard: Sequence[Heard]) -> list[ItemScore]:
@@ -100,7 +111,7 @@ def scores_of(heard: Sequence[Heard]) -> list[ItemScore]:
             error_score(
                 item.row,
                 task=task,
-                groups=[item.row.origin],
+                groups=[item.group],
                 reference=item.row.text or "",
                 answer=item.texts[way],
                 beside=item.texts[ORIGINAL],
@@ -116,12 +127,12 @@ def sounds_of(heard: Sequence[Heard], speech: Speech, sample_rate_hz: int, confi
     if not config.sound_judges:
         return []
     found = []
-    for items in by_origin(heard).values():
+    for items in by_group(heard).values():
         for item in items[: config.num_sound_judged]:
             same = [row for row in speech.rows.values() if row.speaker == item.row.speaker and row.id != item.row.id]
             others = choose(same, 1, seed=config.seed, key=lambda row: row.id)
             other = speech.wave(others[0].id, sample_rate_hz)[0] if others else None
-            found.append(Sounds(row=item.row, waves=item.waves, other=other))
+            found.append(Sounds(row=item.row, group=item.group, waves=item.waves, other=other))
     return found
 
 
@@ -150,17 +161,17 @@ def say(config: EvaluateConfig, inputs: Inputs, heard: Sequence[Heard], decoder:
 
 
 def shown(heard: Sequence[Heard], num: int) -> list[Heard]:
-    """The utterances to hear: as many recorded as synthesised ones."""
-    groups = by_origin(heard)
+    """The utterances to hear: as many of each group."""
+    groups = by_group(heard)
     each = -(-num // max(1, len(groups)))
     return [item for items in groups.values() for item in items[:each]][:num]
 
 
-def by_origin(heard: Sequence[Heard]) -> dict[str, list[Heard]]:
-    """recorded and synthesized -> their utterances."""
+def by_group(heard: Sequence[Heard]) -> dict[str, list[Heard]]:
+    """recorded_seen, synthesized_seen and so on -> their utterances."""
     groups: dict[str, list[Heard]] = {}
     for item in heard:
-        groups.setdefault(item.row.origin, []).append(item)
+        groups.setdefault(item.group, []).append(item)
     return {name: groups[name] for name in sorted(groups)}
 
 

@@ -33,6 +33,8 @@ class Sounds:
     """One utterance and all its ways, each (samples,), float32, -1..1, at one rate."""
 
     row: SpeechTokens
+    group: str
+    """What it is reported with."""
     waves: dict[str, np.ndarray]
     """Way -> sound; "original" among them."""
     other: np.ndarray | None
@@ -104,7 +106,7 @@ def sound_scores(sounds: Sequence[Sounds], verdicts: Sequence[Verdicts], tasks: 
             id=item.row.id,
             task=task,
             mode=judge.value,
-            groups=[item.row.origin],
+            groups=[item.group],
             language=item.row.language,
             cluster=item.row.id,
             score=scores[way],

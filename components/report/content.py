@@ -49,7 +49,7 @@ HEADLINES = (
     ("story_s_to_t", "right ending of a spoken story, in text"),
     ("question_s_to_t_spoken", "right answer to a spoken question, in text"),
     ("question_s_to_t_withheld", "the same on facts that speech never stated"),
-    ("resynthesis_wer_synthesized", "word errors of decoded speech"),
+    ("resynthesis_wer_synthesized_seen", "word errors of decoded speech"),
 )
 
 

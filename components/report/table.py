@@ -175,10 +175,11 @@ LINES = (
         "speech_decoder",
         DECODER,
         ORIGINAL,
-        ("WER, synthesised English", "resynthesis_wer_synthesized"),
-        ("WER, recorded English", "resynthesis_wer_recorded"),
-        ("WER of the vocoder on the true mel, synthesised", "vocoder_wer_synthesized"),
-        ("WER of the vocoder on the true mel, recorded", "vocoder_wer_recorded"),
+        ("WER, synthesised English, tokens of voices of training", "resynthesis_wer_synthesized_seen"),
+        ("WER, synthesised English, tokens of a voice kept for test", "resynthesis_wer_synthesized_unseen"),
+        ("WER, recorded English, tokens of the speaker of training", "resynthesis_wer_recorded_seen"),
+        ("WER of the vocoder on the true mel, synthesised", "vocoder_wer_synthesized_seen"),
+        ("WER of the vocoder on the true mel, recorded", "vocoder_wer_recorded_seen"),
     ),
     *(
         Line(
@@ -191,7 +192,7 @@ LINES = (
             higher_is_better=True,
         )
         for judge, mode in SOUND_JUDGES
-        for kind, group in (("synthesised", "synthesized"), ("recorded", "recorded"))
+        for kind, group in (("synthesised", "synthesized_seen"), ("recorded", "recorded_seen"))
         for way, task in SOUND_WAYS
     ),
 )
