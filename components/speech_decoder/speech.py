@@ -24,7 +24,7 @@ _NUM_HEARD = 4
 
 @dataclass(kw_only=True)
 class Spoken:
-    """One validation utterance three ways, and what was understood of each."""
+    """One validation utterance in all ways."""
 
     pair: Pair
     original: np.ndarray
@@ -32,7 +32,9 @@ class Spoken:
     vocoded: np.ndarray
     """Its own mel through the vocoder: what no decoder can be better than."""
     decoded: np.ndarray
-    """Its tokens through the decoder."""
+    """Its tokens through the decoder, block by block."""
+    whole: np.ndarray
+    """The same in a single pass over all tokens."""
     mel_distance: float
     """Mean absolute difference of decoded and original log mel, natural log."""
     mode_distance: float
@@ -48,14 +50,16 @@ def speak(decoder: SpeechDecoder, pairs: list[Pair], tracker: Tracker) -> list[S
         tokens = torch.from_numpy(pair.tokens.astype(np.int64))
         wave, blocks = decoder.decode_with_mel(tokens, pair.speaker)
         made = blocks.cpu()
+        single = decoder.mel(tokens, pair.speaker)
         shared = min(mel.shape[1], made.shape[1])
         item = Spoken(
             pair=pair,
             original=original,
             vocoded=decoder.to_wave(mel).numpy(),
             decoded=wave.numpy(),
+            whole=decoder.to_wave(single).numpy(),
             mel_distance=float((mel[:, :shared] - made[:, :shared]).abs().mean()),
-            mode_distance=float((decoder.mel(tokens, pair.speaker).cpu() - made).abs().mean()),
+            mode_distance=float((single.cpu() - made).abs().mean()),
         )
         spoken.append(item)
         if number < _NUM_HEARD:
@@ -96,7 +100,7 @@ class Judge:
 
 
 def judge(spoken: list[Spoken], source: str) -> dict[str, float]:
-    """Word error rates of the three ways, characters for Mandarin; empty without a recogniser.
+    """Word error rates of all ways, characters for Mandarin; empty without a recogniser.
 
     source: a Whisper, see assets.load_whisper, or an empty string. Utterances without text, and languages that it does
     not write, are passed over.
@@ -107,7 +111,7 @@ def judge(spoken: list[Spoken], source: str) -> dict[str, float]:
     known = {pair.id for pair in ear.known([item.pair for item in spoken])}
     items = [item for item in spoken if item.pair.id in known]
     rates = {}
-    for way in ("original", "vocoded", "decoded"):
+    for way in ("original", "vocoded", "decoded", "whole"):
         found = ear.errors([getattr(item, way) for item in items], [item.pair for item in items])
         for language, errors in found.items():
             rates[f"wer_{way}" if language == "en" else f"wer_{way}_{language}"] = errors.rate

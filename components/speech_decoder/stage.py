@@ -33,10 +33,10 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
     Reads   data/tokenize/tokens, data/collect/utterances, data/speech_tokenizer/model (its codes)
     Writes  data/speech_decoder/model
     Metrics loss_flow, loss_prior: mean squared error on validation, in deviations of the log mel; mel_distance: of
-            decoded validation speech, natural log; with HiFT vocoder_mel: L1 of the log mel of vocoded validation
-            speech, vocoder_cents: median error of its pitch, vocoder_voicing: share of frames called voiced or unvoiced
-            wrongly; mode_distance: between decoding block by block and in a single
-            pass; wer_decoded, wer_vocoded, wer_original: what the judge understands
+            decoded validation speech, natural log; mode_distance: between decoding block by block and in a single pass;
+            wer_decoded (block by block), wer_whole (single pass), wer_vocoded, wer_original: what the judge does not
+            understand; with HiFT vocoder_mel: L1 of the log mel of vocoded validation speech, vocoder_cents: median
+            error of its pitch, vocoder_voicing: share of frames wrongly called voiced or unvoiced
     Source  speech decoder of GLM-4-Voice, design of CosyVoice (Du et al. 2024)
 
     Raises ValueError when no training pair fits the settings.
