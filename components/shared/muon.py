@@ -19,8 +19,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def __init__(
         self,
-        matrices: list[Tensor],
-        rest: list[Tensor],
+        matrices: Sequence[Tensor],
+        rest: Sequence[Tensor],
         *,
         lr: float,
         weight_decay: float,
