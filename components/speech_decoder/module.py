@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from components.shared.lm_config import OptimizerKind
 from components.shared.muon import MuonWithAdamW
 from components.shared.training import ClippedModule, linear_schedule
+from components.speech_decoder.averaging import follow
 from components.speech_decoder.config import ObjectiveConfig, PhaseConfig
 from components.speech_decoder.data import Batch
 from components.speech_decoder.flow import SPEAKER_SIZE, MelFlow, cosine_time
@@ -128,15 +129,9 @@ class DecoderModule(ClippedModule):
         return losses(weights, mel, batch, self.objective, flow=self.phase.flow, prompt_unit=self.prompt_unit)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Move the average towards the weights; the first steps count little, since they are far from the end.
-
-        A part of the step, so that a checkpoint has it.
-        """
+        """The step and, as a part of it, the average's move."""
         super().optimizer_step(*arguments, **named)
-        step = self.global_step + 1
-        decay = min(self.ema_decay, (1 + step) / (10 + step))
-        average = [value.detach() for value in self.average.parameters()]
-        torch._foreach_lerp_(average, [value.detach() for value in self.weights.parameters()], 1.0 - decay)
+        follow(self.average, self.weights, self.global_step + 1, self.ema_decay)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Batches are our own class, which Lightning does not know how to move."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from components.shared.lm_config import OptimizerKind
 from components.shared.muon import MuonWithAdamW
 from components.shared.training import ClippedModule, linear_schedule
+from components.speech_decoder.averaging import follow
 from components.speech_decoder.config import VocoderConfig
 from components.speech_decoder.discriminators import Discriminators, Judged
 from components.speech_decoder.hift import Hift
@@ -127,12 +128,9 @@ class VocoderModule(ClippedModule):
         return {"wave": wave, "pitch": pitch, "discriminators": list(self.discriminators.parameters())}
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Move the average towards the network; a part of the step, so that a checkpoint has it."""
+        """The step and, as a part of it, the average's move."""
         super().optimizer_step(*arguments, **named)
-        step = self.global_step + 1
-        decay = min(self.config.ema_decay, (1 + step) / (10 + step))
-        average = [value.detach() for value in self.average.parameters()]
-        torch._foreach_lerp_(average, [value.detach() for value in self.network.parameters()], 1.0 - decay)
+        follow(self.average, self.network, self.global_step + 1, self.config.ema_decay)
 
     def transfer_batch_to_device(self, batch: Crops, device: torch.device, dataloader_idx: int) -> Crops:
         """Batches are our own class, which Lightning does not know how to move."""
