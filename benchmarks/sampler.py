@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--guidance", default="0,0.3,0.7,1")
     parser.add_argument("--utterances", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/sampler.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/sampler.json"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     config = load_config([f"scale={given.scale}"]).speech_decoder
@@ -68,6 +68,7 @@ def main() -> None:
         for steps in given.steps.split(",")
         for guidance in given.guidance.split(",")
     ]
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     print(f"{len(pairs)} utterances, {given.threads} threads")
     print(f"{'steps':>5} {'guidance':>8} {'WER':>6} {'MOS':>5} {'mel distance':>12} {'CPU s a second':>14}")

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -141,12 +142,14 @@ class Rows(Callback):
 
     def __init__(self, sentences: Sentences, folder: Path) -> None:
         self.sentences, self._folder = sentences, folder
+        self._spent, self._begun = (0.0, 0.0), (time.perf_counter(), time.process_time())
         path = folder / "rows.json"
         self.rows: list[Row] = json.loads(path.read_text())["rows"] if path.is_file() else []
 
-    def add(self, vocoder: str, steps: int, made: Vocoder, begun: tuple[float, float] = (0.0, 0.0)) -> None:
+    def add(self, vocoder: str, steps: int, made: Vocoder, spent: tuple[float, float] = (0.0, 0.0)) -> None:
+        """Measure a vocoder after so many steps; spent: seconds and CPU seconds of its training."""
         figures = self.sentences.measure(made, self._folder / f"waves-{vocoder}")
-        row = Row(vocoder=vocoder, steps=steps, seconds=begun[0], cpu_seconds=begun[1], **figures)
+        row = Row(vocoder=vocoder, steps=steps, seconds=spent[0], cpu_seconds=spent[1], **figures)
         self.rows = [old for old in self.rows if (old["vocoder"], old["steps"]) != (vocoder, steps)] + [row]
         show(row)
         temporary = self._folder / "rows.json.new"
@@ -170,8 +173,13 @@ class Rows(Callback):
         assert isinstance(module, VocoderModule)
         if trainer.state.fn == TrainerFn.FITTING:
             with torch.no_grad():
-                self.add("hift", trainer.global_step, lambda mel: whole_wave(module.average, mel), self._spent)
+                self.add("hift", trainer.global_step, partial(vocode, module), self._spent)
             self._start()
+
+
+def vocode(module: VocoderModule, mel: torch.Tensor) -> torch.Tensor:
+    """mel: (80, F) -> (256 F,), on the CPU, by the averaged network where it is."""
+    return whole_wave(module.average, mel.to(module.device)).cpu()
 
 
 def show(row: Row) -> None:

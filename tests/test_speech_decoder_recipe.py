@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +14,8 @@ from components.shared.tracking import TerminalTracker
 from components.speech_decoder import model as door
 from components.speech_decoder import phases, voices
 from components.speech_decoder.config import HearingConfig, VoicesConfig
-from components.speech_decoder.data import read_corpus
+from components.speech_decoder.data import BatchSize, plan_epoch, read_corpus
+from components.speech_decoder.flow import frames_of
 from components.speech_decoder.hearing import Hearing
 from components.speech_decoder.module import Weights
 from components.speech_decoder.phases import reason
@@ -166,3 +168,42 @@ def test_content_alone_can_be_heard():
     decoder = small_decoder()
     mel = decoder.content_mel([1, 2, 3])
     assert mel.shape == (80, 20) and isinstance(decoder, door.SpeechDecoder)
+
+
+def test_a_decoder_that_was_heard_trains_on_with_its_dropout():
+    """Hearing puts the average into evaluation mode, and the next phase begins with that very average."""
+    decoder = small_decoder()
+    weights = Weights(decoder.flow, 2)
+    assert not weights.flow.training
+    assert weights.learn().flow.encoder.dropout.training
+
+
+def test_what_is_heard_comes_from_every_speaker(tmp_path):
+    write_corpus(tmp_path, ["train"] * 6)
+    corpus = read_corpus(tmp_path / "tokenize/tokens", tmp_path / "collect/utterances", section("smoke").data)
+    pairs = [pair for name in corpus.speakers for pair in corpus.train if pair.speaker == name]
+    assert {pair.speaker for pair in phases.spread(pairs, 2)} == {"speaker0", "speaker1"}
+    assert len(phases.spread(pairs, 100)) == 6
+
+
+def test_no_utterance_to_hear_a_voice_in_is_one_clear_line(tmp_path):
+    write_corpus(tmp_path, ["train"] * 3)
+    corpus = read_corpus(tmp_path / "tokenize/tokens", tmp_path / "collect/utterances", section("smoke").data)
+    with pytest.raises(ValueError, match=r"voices\.num_utterances: got 0, wanted at least 1"):
+        voices.speaker_vectors(corpus, VoicesConfig(source="x", num_utterances=0), TerminalTracker())
+
+
+def test_rows_of_blocks_fill_their_batch():
+    """Utterances of 20 s, of which a row shows three blocks at most."""
+    size = BatchSize(max_crop_s=0, frames_per_batch=6000, block_tokens=10, max_blocks=3)
+    plans = plan_epoch([250] * 600, size, 12.5, np.random.default_rng(0))
+    assert max(len(plan.rows) for plan in plans) == 6000 // frames_of(30, 12.5)
+
+
+def test_phases_of_one_name_would_share_their_checkpoints(tmp_path):
+    write_corpus(tmp_path / "data", ["train"] * 4)
+    config = section("smoke")
+    config = replace(config, phases=[config.phases[0], config.phases[0]])
+    outputs = Outputs(root=tmp_path / "data/speech_decoder", work=tmp_path / ".work/speech_decoder")
+    with pytest.raises(ValueError, match=r"phases: got the names .*wanted different ones"):
+        run(config, Inputs(tmp_path / "data"), outputs, TerminalTracker())

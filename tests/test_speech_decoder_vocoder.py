@@ -32,7 +32,7 @@ from components.speech_decoder.vocoder_losses import (
     spectral_loss,
 )
 from components.speech_decoder.vocoder_module import _frozen
-from components.speech_decoder.vocoder_training import make_module, make_network, train_vocoder
+from components.speech_decoder.vocoder_training import check_vocoder, make_module, make_network, train_vocoder
 from tests.tones import section, small_decoder, some_codes, tone, write_corpus
 
 SMOKE = section("smoke").vocoder
@@ -182,9 +182,34 @@ def test_a_clip_shorter_than_a_crop_is_a_counted_drop(corpus: Corpus) -> None:
 def test_a_shape_that_cannot_be_is_one_clear_line(shape: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_network(replace(SMOKE.shape, **shape))
-    for wrong in ({"periods": [1]}, {"periods": [], "resolutions": []}, {"resolutions": [[256, 64, 512]]}):
+    for wrong in (
+        {"periods": [1]},
+        {"periods": [], "resolutions": []},
+        {"resolutions": [[256, 64, 512]]},
+        {"period_channels": []},
+        {"resolution_channels": 0},
+    ):
         with pytest.raises(ValueError, match=r"vocoder\.discriminators"):
             Discriminators(replace(SMOKE.discriminators, **wrong))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crop_frames": 4, "discriminators": {"resolutions": [[4096, 64, 256]]}}, "crop_frames: got 4, wanted more"),
+        ({"discriminators": {"resolutions": []}}, "spectral_weight: got no discriminators"),
+        ({"rows_per_batch": 0}, "rows_per_batch: got 0"),
+        ({"crop_frames": 10_000}, "no utterance holds a crop of 10000"),
+    ],
+)
+def test_what_hift_cannot_train_with_is_said_before_anything_trains(tmp_path: Path, change, message) -> None:
+    write_corpus(tmp_path, ["train"] * 3)
+    corpus = read_corpus(tmp_path / "tokenize/tokens", tmp_path / "collect/utterances", section("smoke").data)
+    inner = change.pop("discriminators", {})
+    config = replace(SMOKE, **change, discriminators=replace(SMOKE.discriminators, **inner))
+    config = replace(config, losses=replace(config.losses, spectral_weight=1.0))
+    with pytest.raises(ValueError, match=message):
+        check_vocoder(config, corpus)
 
 
 def test_an_unknown_vocoder_or_setting_is_one_clear_line() -> None:

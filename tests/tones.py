@@ -35,11 +35,11 @@ def tone(seconds: float, hz: float = 220.0) -> np.ndarray:
 
 
 def section(scale: str) -> SpeechDecoderConfig:
-    """The room's own section, so that its tests do not read the settings of other rooms."""
+    """The room's own section, so that its tests do not read the settings of other rooms; tones have no tokenizer."""
     method = OmegaConf.load(ROOT / "params.yaml")
     size = OmegaConf.load(ROOT / f"conf/scale/{scale}.yaml")
     schema = OmegaConf.structured(SpeechDecoderConfig)
-    method.speech_decoder.seed = method.seed
+    method.speech_decoder.seed, size.speech_decoder.code_start = method.seed, False
     return OmegaConf.to_object(OmegaConf.merge(schema, method.speech_decoder, size.speech_decoder))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -123,12 +124,16 @@ def scores_of(heard: Sequence[Heard]) -> list[ItemScore]:
 
 
 def sounds_of(heard: Sequence[Heard], speech: Speech, sample_rate_hz: int, config: EvaluateConfig) -> list[Sounds]:
-    """The first utterances of each kind, each with another one of its speaker."""
+    """The first utterances of each language and group, each with another one of its speaker."""
     if not config.sound_judges:
         return []
     found = []
+    taken: Counter[tuple[str, str]] = Counter()
     for items in by_group(heard).values():
-        for item in items[: config.num_sound_judged]:
+        for item in items:
+            taken[item.row.language, item.group] += 1
+            if taken[item.row.language, item.group] > config.num_sound_judged:
+                continue
             same = [row for row in speech.rows.values() if row.speaker == item.row.speaker and row.id != item.row.id]
             others = choose(same, 1, seed=config.seed, key=lambda row: row.id)
             other = speech.wave(others[0].id, sample_rate_hz)[0] if others else None

@@ -71,6 +71,12 @@ SOUND_JUDGES = (
     ("ViSQOL against the original, 1 to 5", "visqol"),
     ("Speaker similarity (CAM++), up to 1", "speaker"),
 )
+SOUNDS = (
+    ("synthesised English, voices of the tokenizer's training", "synthesized_seen"),
+    ("synthesised English, a voice kept for test", "synthesized_unseen"),
+    ("recorded English, a speaker of the tokenizer's training", "recorded_seen"),
+    ("recorded English, speakers kept for test", "recorded_unseen"),
+)
 SOUND_WAYS = (("", "resynthesis"), (", vocoder on the true mel", "vocoder"))
 WHISPER, REAL, ENDING, BLIND, ORIGINAL, ANOTHER = (
     "Whisper, not quantised",
@@ -175,11 +181,8 @@ LINES = (
         "speech_decoder",
         DECODER,
         ORIGINAL,
-        ("WER, synthesised English, tokens of voices of training", "resynthesis_wer_synthesized_seen"),
-        ("WER, synthesised English, tokens of a voice kept for test", "resynthesis_wer_synthesized_unseen"),
-        ("WER, recorded English, tokens of the speaker of training", "resynthesis_wer_recorded_seen"),
-        ("WER of the vocoder on the true mel, synthesised", "vocoder_wer_synthesized_seen"),
-        ("WER of the vocoder on the true mel, recorded", "vocoder_wer_recorded_seen"),
+        *((f"WER, {kind}", f"resynthesis_wer_{group}") for kind, group in SOUNDS),
+        *((f"WER of the vocoder on the true mel, {kind}", f"vocoder_wer_{group}") for kind, group in SOUNDS),
     ),
     *(
         Line(
@@ -192,7 +195,8 @@ LINES = (
             higher_is_better=True,
         )
         for judge, mode in SOUND_JUDGES
-        for kind, group in (("synthesised", "synthesized_seen"), ("recorded", "recorded_seen"))
+        for kind, group in SOUNDS
+        if group != "synthesized_unseen"
         for way, task in SOUND_WAYS
     ),
 )

@@ -2,7 +2,8 @@
 
 Muon (Jordan et al. 2024) makes the update of a matrix orthogonal. With the step sizes of "Muon is Scalable for LLM
 Training" (Liu et al. 2025, section 2.2) it takes AdamW's learning rate and decay as they are. A convolution's kernel is
-the matrix from all that one output sees to the outputs (Jordan et al. 2024 train convolutions so).
+one matrix by its first dimension, as Jordan et al. train theirs: all that an output sees to the outputs, and in a
+transposed convolution the inputs to all that they reach.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         betas: tuple[float, float],
         more: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """matrices: of two dimensions, or kernels of convolutions (out, in, ...), contiguous and on their device.
+        """matrices: of two dimensions, or kernels of convolutions, contiguous and already on their device.
 
         weight_decay: of the matrices and of what in `rest` has two dimensions. more: further groups of AdamW, each with
         an lr of its own.
@@ -40,9 +41,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._kernels = [
             (kernel, nn.Parameter(kernel.detach().view(len(kernel), -1))) for kernel in matrices if kernel.ndim > 2
         ]
-        flat = [p for p in matrices if p.ndim == 2] + [
-            matrix for _, matrix in self._kernels
-        ]  # same numbers, other shape
+        # A kernel's matrix holds the kernel's own numbers in another shape.
+        flat = [p for p in matrices if p.ndim == 2] + [matrix for _, matrix in self._kernels]
         self.muon = torch.optim.Muon(flat, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, fused=True)
         others = [p for group in more for p in group["params"]]

@@ -231,7 +231,9 @@ def plan_epoch(lengths: list[int], size: BatchSize, tokens_per_s: float, rng: np
     lengths: tokens of each pair. A batch holds as many rows as fit into size.frames_per_batch at the length of its
     shortest, at least one. With blocks that length is cut to a random number of whole ones, where there is one.
     """
-    max_tokens, frames_per_batch = round(size.max_crop_s * tokens_per_s), size.frames_per_batch
+    frames_per_batch = size.frames_per_batch
+    limits = [round(size.max_crop_s * tokens_per_s), size.block_tokens * size.max_blocks]
+    max_tokens = min((limit for limit in limits if limit), default=0)
     capped = [min(n, max_tokens) if max_tokens else n for n in lengths]
     order = rng.permutation(len(lengths)).tolist()
     rows_a_batch = max(1, frames_per_batch // max(1, frames_of(max(capped), tokens_per_s)))

@@ -36,12 +36,15 @@ class Discriminators(nn.Module):
     """One discriminator for each period and each resolution of the settings."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
-        """Raises ValueError for a period below 2, a window longer than its FFT, or no discriminator at all."""
+        """Raises ValueError for a period below 2, no channels, a window longer than its FFT, or nothing to judge by."""
         super().__init__()
         if not config.periods and not config.resolutions:
             raise ValueError("vocoder.discriminators: got neither periods nor resolutions, wanted at least one")
         if any(period < 2 for period in config.periods):
             raise ValueError(f"vocoder.discriminators.periods: got {config.periods}, wanted 2 or more")
+        if not config.period_channels or min([*config.period_channels, config.resolution_channels]) < 1:
+            got = f"period_channels {config.period_channels}, resolution_channels {config.resolution_channels}"
+            raise ValueError(f"vocoder.discriminators: got {got}, wanted 1 or more of each")
         check_resolutions(config.resolutions)
         periods = [PeriodDiscriminator(period, config.period_channels) for period in config.periods]
         spectra = [ResolutionDiscriminator(sizes, config.resolution_channels) for sizes in config.resolutions]

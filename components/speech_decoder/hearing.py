@@ -29,11 +29,11 @@ class Hearing(Callback):
     ) -> None:
         """listen: step -> word error rate of speech decoded by the averaged weights; explain: why it may not fall.
 
-        Raises ValueError for a patience below 1 or a fall outside 0..1.
+        Raises ValueError for a patience or an interval below 1, a fall outside 0..1 or a rate below 0.
         """
-        if config.patience < 1 or not 0 <= config.least_fall < 1:
-            got = f"patience {config.patience}, least_fall {config.least_fall}"
-            raise ValueError(f"speech_decoder.hearing: got {got}; wanted at least 1 and a share of 0..1")
+        if config.patience < 1 or config.every_steps < 1 or not 0 <= config.least_fall < 1 or config.enough < 0:
+            wanted = "every_steps and patience of 1 or more, least_fall of 0..1, enough of 0 or more"
+            raise ValueError(f"speech_decoder.hearing: got {vars(config)}; wanted {wanted}")
         self.config, self.phase, self._listen, self._explain = config, phase, listen, explain
         self._tracker = tracker
         self.best, self.best_step = float("inf"), 0

@@ -31,7 +31,8 @@ class Weights(nn.Module):
         self.speakers = nn.Embedding(num_speakers, SPEAKER_SIZE, _weight=vectors)
 
     def learn(self) -> Weights:
-        """Itself, with gradients for whatever is trained: an average comes without any."""
+        """Itself, in training mode, with gradients for whatever is trained: an average that was heard has neither."""
+        self.train()
         self.requires_grad_(True)
         self.speakers.requires_grad_(self.learns_speakers)
         return self
@@ -156,9 +157,9 @@ def optimizer_of(
     """AdamW, or Muon for matrices and kernels with AdamW for the rest, of whatever is trained."""
     learnt = [(name, p) for name, p in weights.named_parameters() if p.requires_grad]
     if kind is OptimizerKind.muon:
-        inner = [p.ndim >= 2 and not name.endswith(_NO_MATRICES) for name, p in learnt]
-        matrices = [p for (_, p), is_inner in zip(learnt, inner, strict=True) if is_inner]
-        rest = [p for (_, p), is_inner in zip(learnt, inner, strict=True) if not is_inner]
+        matrices, rest = [], []
+        for name, p in learnt:
+            (matrices if p.ndim >= 2 and not name.endswith(_NO_MATRICES) else rest).append(p)
         return MuonWithAdamW(matrices, rest, lr=lr, weight_decay=weight_decay, betas=betas)
     groups = [
         {"params": [p for _, p in learnt if p.ndim >= 2], "weight_decay": weight_decay},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +22,25 @@ from components.speech_decoder.model import SpeechDecoder
 from components.speech_decoder.module import DecoderModule, Weights
 from components.speech_decoder.speech import Judge
 
+Decode = Callable[[SpeechDecoder, Pair], torch.Tensor]
+"""A way to make the wave of a pair: (samples,), float32, 22.05 kHz."""
+
 
 def saved_of(
     weights: Weights, scale: MelScale, config: SpeechDecoderConfig, corpus: Corpus, vocoder: Hift | None = None
 ) -> Saved:
-    """The decoder of these weights; the speaker with the most speech speaks unless another is asked for."""
+    """The decoder of these weights, with the speakers that some phase trains on.
+
+    The one with the most speech speaks unless another is asked for.
+    """
     table = weights.speakers.weight.detach().cpu()
+    trained = max((phase.num_speakers or len(corpus.speakers) for phase in config.phases), default=0)
     return Saved(
         flow=weights.flow,
         shape=config.shape,
         tokens_per_s=corpus.tokens_per_s,
         scale=scale,
-        speakers=dict(zip(corpus.speakers, table, strict=True)),
+        speakers=dict(zip(corpus.speakers[:trained], table, strict=False)),
         default_speaker=corpus.speakers[0],
         compatible=config.compatible,
         sampler=config.sampler,
@@ -109,9 +117,11 @@ def hearings(
     if not config.judge or not config.hearing.every_steps:
         return []
     judge = Judge(config.judge)
-    pairs = judge.known(part.validation)[: config.hearing.num_sentences]
+    pairs = spread(judge.known(part.validation), config.hearing.num_sentences)
     if not pairs:
         return []
+    if phase.trainer.num_steps // config.hearing.every_steps <= config.hearing.patience:
+        tracker.say(f"speech_decoder: phase {phase.name} is heard too seldom to be ended by what is heard")
 
     def waves(decode: Decode) -> list[np.ndarray]:
         decoder = SpeechDecoder(saved_of(module.average, scale, config, part), module.device)
@@ -128,7 +138,14 @@ def hearings(
     return [Hearing(config.hearing, phase.name, listen, explain, tracker)]
 
 
-Decode = Callable[[SpeechDecoder, Pair], torch.Tensor]
+def spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """So many pairs, the first of each speaker before the second of any."""
+    turns: Counter[str] = Counter()
+    order = []
+    for place, pair in enumerate(pairs):
+        order.append((turns[pair.speaker], place))
+        turns[pair.speaker] += 1
+    return [pairs[place] for _, place in sorted(order)[:count]]
 
 
 def _decoded(decoder: SpeechDecoder, pair: Pair) -> torch.Tensor:

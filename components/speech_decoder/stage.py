@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -19,7 +21,7 @@ from components.speech_decoder.module import Weights
 from components.speech_decoder.phases import saved_of, train_phase
 from components.speech_decoder.speech import judge, speak
 from components.speech_decoder.start import begin_alike, begin_straight
-from components.speech_decoder.vocoder_training import train_vocoder
+from components.speech_decoder.vocoder_training import check_vocoder, train_vocoder
 from components.speech_decoder.voices import speaker_vectors
 from components.speech_tokenizer.model import load as load_tokenizer
 
@@ -36,10 +38,12 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
             decoded validation speech, natural log; mode_distance: between decoding block by block and in a single pass;
             wer_decoded (block by block), wer_whole (single pass), wer_vocoded, wer_original: what the judge does not
             understand; with HiFT vocoder_mel: L1 of the log mel of vocoded validation speech, vocoder_cents: median
-            error of its pitch, vocoder_voicing: share of frames wrongly called voiced or unvoiced
+            error of its pitch, mean over utterances, vocoder_voicing: share of frames wrongly called voiced or
+            unvoiced; speakers_heard: 1 when the speaker vectors come from an extractor, 0 when they were learned
     Source  speech decoder of GLM-4-Voice, design of CosyVoice (Du et al. 2024)
 
-    Raises ValueError when no training pair fits the settings.
+    Raises ValueError when no training pair fits the settings, when tokenizer and tokens differ in their codes, and when
+    what is heard of validation speech stays unintelligible (hearing.py).
     """
     tokens, utterances = inputs.folder("tokenize", "tokens"), inputs.folder("collect", "utterances")
     corpus = read_corpus(tokens, utterances, config.data)
@@ -47,17 +51,20 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
     found = f"{len(corpus.train)} utterances, {corpus.hours:.2f} h, {len(corpus.speakers)} speakers"
     tracker.say(f"speech_decoder: {found}; left out: {dict(corpus.dropped)}")
 
+    check_vocoder(config.vocoder, corpus)
+    names = [phase.name for phase in config.phases]
+    if len({*names, "vocoder"}) <= len(names):
+        raise ValueError(f"speech_decoder.phases: got the names {names}, wanted different ones, none of them vocoder")
     scale = measure_scale(corpus, config.seed, tracker)
     vectors = speaker_vectors(corpus, config.voices, tracker)
     with seeded(config.seed):
         flow = MelFlow(config.shape, corpus.num_codes, config.compatible, corpus.tokens_per_s)
         weights = Weights(flow, len(corpus.speakers), vectors)
     if config.code_start:
-        tokenizer = load_tokenizer(inputs.folder("speech_tokenizer", "model"))
-        begin_alike(flow.input_embedding, tokenizer.network.encoder.codebook.weight.detach())
+        begin_alike(flow.input_embedding, codes_of(inputs.folder("speech_tokenizer", "model")))
     if config.straight_start:
         begin_straight(flow.velocity_network, NUM_BINS)
-    metrics: dict[str, float] = {}
+    metrics = {"speakers_heard": float(vectors is not None)}
     for number, phase in enumerate(config.phases):
         weights, losses = train_phase(phase, number, weights, scale, config, corpus, outputs.checkpoints, tracker)
         metrics |= losses
@@ -89,6 +96,11 @@ def run(config: SpeechDecoderConfig, inputs: Inputs, outputs: Outputs, tracker: 
     outputs.write_stats(shards=[metrics], rows=rows)
     tracker.log_model(folder, "speech_decoder")
     return metrics
+
+
+def codes_of(tokenizer: Path) -> torch.Tensor:
+    """(num_codes, width), float32: the vectors that the codes of a tokenizer's folder stand for."""
+    return load_tokenizer(tokenizer).network.encoder.codebook.weight.detach().clone()
 
 
 def measure_scale(corpus: Corpus, seed: int, tracker: Tracker) -> MelScale:

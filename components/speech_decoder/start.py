@@ -77,14 +77,15 @@ def _carry(conv: nn.Conv1d, sources: dict[int, float], num_bins: int) -> None:
 
 @torch.no_grad()
 def begin_alike(embedding: nn.Embedding, codes: torch.Tensor) -> None:
-    """Set token embeddings to the codes' principal components, of deviation 1 over all numbers.
+    """Set token embeddings to the codes' principal components, scaled together to a deviation of 1.
 
     codes: (num_codes, width), float32, the tokenizer's. Raises ValueError when there are more or fewer than embeddings.
     """
     num_codes, size = embedding.weight.shape
     if len(codes) != num_codes:
         raise ValueError(f"speech tokenizer: got {len(codes)} codes, wanted {num_codes} as the speech tokens state")
-    centred = codes.float().cpu() - codes.float().cpu().mean(dim=0)
+    codes = codes.float().cpu()
+    centred = codes - codes.mean(dim=0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
     parts = (centred @ directions.T)[:, :size]
     parts = parts / parts.std().clamp(min=1e-6)

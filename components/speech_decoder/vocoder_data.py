@@ -71,7 +71,9 @@ class CropBatches(Dataset[Crops]):
     def __init__(
         self, pairs: list[Pair], waves: Waves, *, crop_frames: int, rows: int, seed: int, num_batches: int
     ) -> None:
-        """Raises ValueError when a crop is shorter than a mel window or when there are no pairs."""
+        """Raises ValueError when a crop is shorter than a mel window, or when there are no rows or no pairs."""
+        if rows < 1:
+            raise ValueError(f"vocoder.rows_per_batch: got {rows}, wanted at least 1")
         if crop_frames * HOP < WINDOW:
             wanted = WINDOW // HOP
             raise ValueError(f"vocoder.crop_frames: got {crop_frames}, wanted at least {wanted}, one mel window")

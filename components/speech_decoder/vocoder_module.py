@@ -88,10 +88,8 @@ class VocoderModule(ClippedModule):
         total = losses["discriminators"] + weights.adversarial_weight * losses["adversarial"]
         total = total + weights.feature_weight * losses["features"]
         if weights.relativistic_weight:
-            limit, fixed = (
-                weights.relativistic_limit,
-                [Judged(verdict=j.verdict.detach(), features=[]) for j in of_real],
-            )
+            limit = weights.relativistic_limit
+            fixed = [Judged(verdict=judged.verdict.detach(), features=[]) for judged in of_real]
             both = relativistic_loss(of_real, of_made, limit) + relativistic_loss(heard, fixed, limit)
             total = total + weights.relativistic_weight * both
         return total

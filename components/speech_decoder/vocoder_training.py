@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from components.speech_decoder.config import HiftShapeConfig, VocoderConfig, Voc
 from components.speech_decoder.data import Corpus, FromStep
 from components.speech_decoder.discriminators import Discriminators
 from components.speech_decoder.hift import PUBLISHED, Hift
+from components.speech_decoder.mel import HOP
 from components.speech_decoder.vocoder_data import CropBatches, Waves, WholeWaves, long_enough
 from components.speech_decoder.vocoder_module import VocoderModule
 
@@ -53,8 +55,25 @@ def train_vocoder(
     return module.average, {name.rsplit("/", 1)[-1]: value for name, value in last.items()}
 
 
+def check_vocoder(config: VocoderConfig, corpus: Corpus) -> None:
+    """Raise the ValueErrors of train_vocoder now, before the flow has trained for days."""
+    if config.kind is VocoderKind.griffin_lim:
+        return
+    make_module(config, 0)
+    pairs = long_enough(corpus.of_speakers(config.num_speakers).train, config.crop_frames, Counter())
+    crops = {"crop_frames": config.crop_frames, "rows": config.rows_per_batch}
+    CropBatches(pairs, Waves(False), **crops, seed=0, num_batches=1)
+
+
 def make_module(config: VocoderConfig, seed: int) -> VocoderModule:
-    """HiFT and its discriminators with random weights drawn from the seed."""
+    """HiFT and its discriminators with random weights drawn from the seed. Raises ValueError for what does not fit."""
+    resolutions = config.discriminators.resolutions
+    if config.losses.spectral_weight and not resolutions:
+        raise ValueError("vocoder.losses.spectral_weight: got no discriminators.resolutions, wanted at least one or 0")
+    if any(config.crop_frames * HOP <= n_fft // 2 for n_fft, *_ in resolutions):
+        raise ValueError(
+            f"vocoder.crop_frames: got {config.crop_frames}, wanted more samples than half of {resolutions}"
+        )
     with seeded(seed):
         return VocoderModule(make_network(config.shape), Discriminators(config.discriminators), config, seed=seed)
 
