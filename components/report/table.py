@@ -63,7 +63,7 @@ TEXT_TO_TOKEN = "Text to token: what the tokens say"
 STORIES = "Speech-text LM: the right ending of a story"
 QUESTIONS = "Speech-text LM: the answer to a question"
 CHAT = "Chat model: the right answer in its reply to a spoken question"
-DECODER = "Speech decoder: heard by another recogniser"
+DECODER = "Speech decoder: heard by another recogniser (new: to the tokenizer)"
 SOUND = "Speech decoder: how it sounds, and in whose voice"
 SOUND_JUDGES = (
     ("DistillMOS (stand-in for UTMOS/MOSNet), 1 to 5", "mos"),
@@ -72,11 +72,12 @@ SOUND_JUDGES = (
     ("Speaker similarity (CAM++), up to 1", "speaker"),
 )
 SOUNDS = (
-    ("synthesised English, voices of the tokenizer's training", "synthesized_seen"),
-    ("synthesised English, a voice kept for test", "synthesized_unseen"),
-    ("recorded English, a speaker of the tokenizer's training", "recorded_seen"),
-    ("recorded English, speakers kept for test", "recorded_unseen"),
+    ("synthesised English", "synthesized_seen"),
+    ("synthesised English, new voice", "synthesized_unseen"),
+    ("recorded English", "recorded_seen"),
+    ("recorded English, new speakers", "recorded_unseen"),
 )
+"""New: to the tokenizer, whose tokens the decoder says in its own voice."""
 SOUND_WAYS = (("", "resynthesis"), (", vocoder on the true mel", "vocoder"))
 WHISPER, REAL, ENDING, BLIND, ORIGINAL, ANOTHER = (
     "Whisper, not quantised",
