@@ -157,7 +157,8 @@ def optimizer_of(
     """AdamW, or Muon for matrices and kernels with AdamW for the rest, of whatever is trained."""
     learnt = [(name, p) for name, p in weights.named_parameters() if p.requires_grad]
     if kind is OptimizerKind.muon:
-        matrices, rest = [], []
+        matrices: list[Tensor] = []
+        rest: list[Tensor] = []
         for name, p in learnt:
             (matrices if p.ndim >= 2 and not name.endswith(_NO_MATRICES) else rest).append(p)
         return MuonWithAdamW(matrices, rest, lr=lr, weight_decay=weight_decay, betas=betas)
