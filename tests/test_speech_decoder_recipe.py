@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from components.shared.audio import read_wave
 from components.shared.places import Inputs, Outputs
 from components.shared.tracking import TerminalTracker
 from components.speech_decoder import model as door
 from components.speech_decoder import phases, voices
 from components.speech_decoder.config import HearingConfig, VoicesConfig
-from components.speech_decoder.data import BatchSize, plan_epoch, read_corpus
+from components.speech_decoder.data import BatchSize, Pair, plan_epoch, read_corpus
 from components.speech_decoder.flow import frames_of
 from components.speech_decoder.hearing import Hearing
+from components.speech_decoder.mel import SAMPLE_RATE_HZ
 from components.speech_decoder.module import Weights
 from components.speech_decoder.phases import reason
+from components.speech_decoder.speech import Judge
 from components.speech_decoder.stage import run
 from components.speech_decoder.start import begin_alike
 from tests.tones import section, small_decoder, write_corpus
@@ -115,6 +119,7 @@ def test_a_run_that_is_understood_need_not_get_better():
     ear = hearing()
     for step in range(2, 20, 2):
         ear.look(0.29, step)
+    assert ear.missed == 8 > HEARING.patience and ear.best_step == 2
 
 
 def test_what_was_heard_survives_a_resume():
@@ -207,3 +212,33 @@ def test_phases_of_one_name_would_share_their_checkpoints(tmp_path):
     outputs = Outputs(root=tmp_path / "data/speech_decoder", work=tmp_path / ".work/speech_decoder")
     with pytest.raises(ValueError, match=r"phases: got the names .*wanted different ones"):
         run(config, Inputs(tmp_path / "data"), outputs, TerminalTracker())
+
+
+def test_the_judge_understands_recordings_and_no_noise():
+    """A real Whisper on the recorded prompts, as training and evaluation ask it."""
+    folder = Path(__file__).parents[1] / "data/corpora/prompts_en"
+    lines = [line.split("\t") for line in (folder / "transcripts.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    chosen = [(name, float(seconds), text) for name, seconds, text in lines if 2.5 < float(seconds) < 6.0][:6]
+    pairs = [
+        Pair(
+            id=name,
+            audio=folder / name,
+            tokens=np.zeros(1, dtype=np.uint16),
+            text=text,
+            language="en",
+            speaker="speaker",
+            split="validation",
+            duration_s=seconds,
+        )
+        for name, seconds, text in chosen
+    ]
+    try:
+        judge = Judge("piece:whisper-tiny.en")
+    except ConnectionError as error:
+        pytest.skip(str(error))
+    assert judge.known([*pairs, replace(pairs[0], text=None), replace(pairs[0], language="zh")]) == pairs
+    waves = [read_wave(pair.audio, SAMPLE_RATE_HZ)[0] for pair in pairs]
+    rng = np.random.default_rng(0)
+    noise = [(0.1 * rng.standard_normal(len(wave))).astype(np.float32) for wave in waves]
+    assert judge.rate(waves, pairs) < 0.15
+    assert judge.rate(noise, pairs) > 0.8

@@ -40,7 +40,7 @@ def saved_of(
         shape=config.shape,
         tokens_per_s=corpus.tokens_per_s,
         scale=scale,
-        speakers=dict(zip(corpus.speakers[:trained], table, strict=False)),
+        speakers=dict(zip(corpus.speakers[:trained], table[:trained], strict=True)),
         default_speaker=corpus.speakers[0],
         compatible=config.compatible,
         sampler=config.sampler,
